@@ -1,0 +1,2 @@
+//! The `concur` program.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The native client: sessions, retries with budgets, levels of read, watch.

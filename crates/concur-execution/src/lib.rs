@@ -1,0 +1,1 @@
+//! When a decision is final: sequencers, sessions, levels of read.

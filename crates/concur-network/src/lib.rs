@@ -1,0 +1,1 @@
+//! How messages are sent: volumes and the wire envelope between replicas.

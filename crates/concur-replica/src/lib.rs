@@ -1,0 +1,1 @@
+//! One replica, composed of network, decision and execution: the data path. No I/O.

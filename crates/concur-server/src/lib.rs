@@ -1,0 +1,1 @@
+//! The node: driver, peer streams, front doors, metrics.
