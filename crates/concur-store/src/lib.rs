@@ -1,1 +1,8 @@
-//! What survives a crash: the write-ahead log, the state engine and snapshots.
+//! What survives a crash.
+//!
+//! - [`log`]: the write-ahead log, one a node, with its codec and recovery apart from the disk that it lies on.
+
+pub mod log;
+
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,282 @@
+//! A disk in memory that can be crashed, killed, filled, and made to lie. For tests and simulators.
+//!
+//! What was written and not synced is kept apart, a sector of 512 bytes at a time and every version of it: a
+//! [crash](MemDisk::crash) keeps any of the versions, or none, sector by sector, as the caller chooses. After a sync that
+//! failed the sectors stay readable but no later sync makes them durable, which is how real kernels behave. Nothing is random
+//! here: choices are the caller's.
+//!
+//! Renaming and removing segments is durable at once, as [`Disk`] demands. A disk has no idea of time: slowness is the
+//! simulator's.
+
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
+
+use super::disk::{BLOCK, Disk};
+
+/// What a device writes whole.
+pub const SECTOR: usize = 512;
+
+/// The disk. See the [module](self).
+#[derive(Clone, Debug)]
+pub struct MemDisk {
+    segments: BTreeMap<u64, Segment>,
+    capacity_bytes: u64,
+    /// How many operations have changed something, or failed to.
+    operations: u64,
+    /// The operation from which on the process is dead.
+    dies_at: Option<u64>,
+    write_fault: Option<WriteFault>,
+    sync_fails: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Segment {
+    durable: Vec<u8>,
+    /// What differs from it, by sector.
+    cached: BTreeMap<u64, Sector>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Sector {
+    /// What was written since the last sync, oldest first.
+    versions: Vec<[u8; SECTOR]>,
+    /// A sync failed since: no sync will write it.
+    abandoned: bool,
+}
+
+/// What becomes of the next write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteFault {
+    /// Writes so many bytes, rounded down to sectors, and fails.
+    Short {
+        /// Bytes written.
+        bytes: u64,
+    },
+    /// Writes nothing and says that it did.
+    Lost,
+    /// Writes elsewhere and says nothing.
+    Misdirected {
+        /// The segment that is hit, if it exists.
+        segment: u64,
+        /// Where in it, if there is room.
+        offset: u64,
+    },
+}
+
+impl Default for MemDisk {
+    fn default() -> Self {
+        MemDisk { segments: BTreeMap::new(), capacity_bytes: u64::MAX, operations: 0, dies_at: None, write_fault: None, sync_fails: false }
+    }
+}
+
+impl MemDisk {
+    /// A power loss. For every sector that was written and not synced, `choose(n)` answers a number below `n`: 0 loses it, and
+    /// the others keep one of its versions, oldest first.
+    pub fn crash(&mut self, mut choose: impl FnMut(u64) -> u64) {
+        for segment in self.segments.values_mut() {
+            for (index, sector) in std::mem::take(&mut segment.cached) {
+                let choice = choose(sector.versions.len() as u64 + 1) as usize;
+                if let Some(bytes) = choice.checked_sub(1).and_then(|version| sector.versions.get(version)) {
+                    let at = index as usize * SECTOR;
+                    segment.durable[at..at + SECTOR].copy_from_slice(bytes);
+                }
+            }
+        }
+        self.restart();
+    }
+
+    /// The process is started again without a power loss: caches stay, faults that were asked for are forgotten.
+    pub fn restart(&mut self) {
+        self.dies_at = None;
+        self.write_fault = None;
+        self.sync_fails = false;
+    }
+
+    /// From the `operations`-th change on (0 is the next), every call fails: the process is dead. A write dies half way.
+    pub fn die_after(&mut self, operations: u64) {
+        self.dies_at = Some(self.operations + operations);
+    }
+
+    /// How many changes were asked of the disk so far.
+    pub fn operations(&self) -> u64 {
+        self.operations
+    }
+
+    /// Limits what all segments together may take.
+    pub fn set_capacity_bytes(&mut self, bytes: u64) {
+        self.capacity_bytes = bytes;
+    }
+
+    /// Bytes that all segments together take.
+    pub fn used_bytes(&self) -> u64 {
+        self.segments.values().map(|segment| segment.durable.len() as u64).sum()
+    }
+
+    /// What becomes of the next write.
+    pub fn spoil_next_write(&mut self, fault: WriteFault) {
+        self.write_fault = Some(fault);
+    }
+
+    /// The next sync fails.
+    pub fn fail_next_sync(&mut self) {
+        self.sync_fails = true;
+    }
+
+    /// Changes one byte, in the cache and on the disk, by exclusive or. Answers whether there is such a byte.
+    pub fn flip(&mut self, id: u64, offset: u64, mask: u8) -> bool {
+        let Some(segment) = self.segments.get_mut(&id).filter(|segment| offset < segment.durable.len() as u64) else {
+            return false;
+        };
+        segment.durable[offset as usize] ^= mask;
+        if let Some(sector) = segment.cached.get_mut(&(offset / SECTOR as u64)) {
+            sector.versions.iter_mut().for_each(|version| version[offset as usize % SECTOR] ^= mask);
+        }
+        true
+    }
+
+    /// The numbers of all segments and their bytes, in order.
+    pub fn segments(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.segments.iter().map(|(id, segment)| (*id, segment.durable.len() as u64))
+    }
+
+    /// Removes a segment behind the log's back. Answers whether there was one.
+    pub fn lose_segment(&mut self, id: u64) -> bool {
+        self.segments.remove(&id).is_some()
+    }
+
+    /// Counts a change; an error when the process is dead. With `true` it dies of this one.
+    fn count(&mut self) -> io::Result<bool> {
+        let now = self.operations;
+        self.operations += 1;
+        match self.dies_at {
+            Some(dies_at) if now > dies_at => Err(dead()),
+            Some(dies_at) => Ok(now == dies_at),
+            None => Ok(false),
+        }
+    }
+
+    /// Counts a change that is there whole or not at all.
+    fn count_atomic(&mut self) -> io::Result<()> {
+        if self.count()? { Err(dead()) } else { Ok(()) }
+    }
+
+    fn store(&mut self, id: u64, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let segment = self.segments.get_mut(&id).ok_or_else(|| missing(id))?;
+        if offset + bytes.len() as u64 > segment.durable.len() as u64 {
+            return Err(io::Error::new(ErrorKind::InvalidInput, "a write beyond the end of a segment"));
+        }
+        for (index, chunk) in bytes.chunks_exact(SECTOR).enumerate() {
+            let sector = segment.cached.entry(offset / SECTOR as u64 + index as u64).or_default();
+            sector.abandoned = false;
+            sector.versions.push(chunk.try_into().expect("a whole sector"));
+        }
+        Ok(())
+    }
+}
+
+impl Disk for MemDisk {
+    fn list(&self) -> io::Result<Vec<u64>> {
+        Ok(self.segments.keys().copied().collect())
+    }
+
+    fn create(&mut self, id: u64, bytes: u64) -> io::Result<()> {
+        self.count_atomic()?;
+        if self.segments.contains_key(&id) {
+            return Err(io::Error::new(ErrorKind::AlreadyExists, format!("segment {id:016x} exists")));
+        }
+        if self.used_bytes().saturating_add(bytes) > self.capacity_bytes {
+            return Err(io::Error::new(ErrorKind::StorageFull, "no space left on the simulated disk"));
+        }
+        self.segments.insert(id, Segment { durable: vec![0; bytes as usize], cached: BTreeMap::new() });
+        Ok(())
+    }
+
+    fn rename(&mut self, from: u64, to: u64) -> io::Result<()> {
+        self.count_atomic()?;
+        if self.segments.contains_key(&to) {
+            return Err(io::Error::new(ErrorKind::AlreadyExists, format!("segment {to:016x} exists")));
+        }
+        let segment = self.segments.remove(&from).ok_or_else(|| missing(from))?;
+        self.segments.insert(to, segment);
+        Ok(())
+    }
+
+    fn remove(&mut self, id: u64) -> io::Result<()> {
+        self.count_atomic()?;
+        self.segments.remove(&id).map(drop).ok_or_else(|| missing(id))
+    }
+
+    fn read(&mut self, id: u64, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        aligned(offset, into.len());
+        if self.dies_at.is_some_and(|dies_at| self.operations > dies_at) {
+            return Err(dead());
+        }
+        let segment = self.segments.get(&id).ok_or_else(|| missing(id))?;
+        let start = offset as usize;
+        let bytes = segment.durable.get(start..start + into.len());
+        into.copy_from_slice(bytes.ok_or_else(|| io::Error::from(ErrorKind::UnexpectedEof))?);
+        let first = offset / SECTOR as u64;
+        for (index, sector) in segment.cached.range(first..first + (into.len() / SECTOR) as u64) {
+            let at = (index - first) as usize * SECTOR;
+            into[at..at + SECTOR].copy_from_slice(sector.versions.last().expect("a cached sector was written"));
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, id: u64, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        aligned(offset, bytes.len());
+        if self.count()? {
+            let half = bytes.len() / 2 / SECTOR * SECTOR;
+            self.store(id, offset, &bytes[..half])?;
+            return Err(dead());
+        }
+        match self.write_fault.take() {
+            None => self.store(id, offset, bytes),
+            Some(WriteFault::Lost) => Ok(()),
+            Some(WriteFault::Short { bytes: written }) => {
+                let written = (written as usize).min(bytes.len()) / SECTOR * SECTOR;
+                self.store(id, offset, &bytes[..written])?;
+                Err(io::Error::other("the simulated disk wrote only a part"))
+            }
+            Some(WriteFault::Misdirected { segment, offset }) => {
+                let room = self.segments.get(&segment).map_or(0, |hit| hit.durable.len() as u64);
+                let room = room.saturating_sub(offset).min(bytes.len() as u64) as usize / SECTOR * SECTOR;
+                if room > 0 { self.store(segment, offset, &bytes[..room]) } else { Ok(()) }
+            }
+        }
+    }
+
+    fn sync(&mut self, id: u64) -> io::Result<()> {
+        let dies = self.count()?;
+        let segment = self.segments.get_mut(&id).ok_or_else(|| missing(id))?;
+        if dies {
+            return Err(dead());
+        }
+        if std::mem::take(&mut self.sync_fails) {
+            segment.cached.values_mut().for_each(|sector| sector.abandoned = true);
+            return Err(io::Error::other("the simulated disk could not sync"));
+        }
+        let Segment { durable, cached } = segment;
+        cached.retain(|index, sector| {
+            if !sector.abandoned {
+                let at = *index as usize * SECTOR;
+                durable[at..at + SECTOR].copy_from_slice(sector.versions.last().expect("a cached sector was written"));
+            }
+            sector.abandoned
+        });
+        Ok(())
+    }
+}
+
+fn aligned(offset: u64, len: usize) {
+    assert!(offset.is_multiple_of(BLOCK as u64), "an offset is a multiple of a block");
+    assert!(len.is_multiple_of(BLOCK), "a length is a multiple of a block");
+}
+
+fn missing(id: u64) -> io::Error {
+    io::Error::new(ErrorKind::NotFound, format!("no segment {id:016x}"))
+}
+
+fn dead() -> io::Error {
+    io::Error::new(ErrorKind::BrokenPipe, "the simulated process is dead")
+}
