@@ -1,1 +1,10 @@
-//! How messages are sent: volumes and the wire envelope between replicas.
+//! How messages are sent: to whom ([`Volume`]), and in what wrapping ([`Envelope`]).
+//!
+//! Links carry envelopes as bytes and may lose, duplicate, delay and reorder them. Nothing here opens a socket: the server and
+//! the simulator carry the bytes.
+
+mod envelope;
+mod volume;
+
+pub use envelope::{Body, Envelope, StateChunk};
+pub use volume::Volume;

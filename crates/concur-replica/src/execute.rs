@@ -1,0 +1,121 @@
+//! Execute: what is decided and in order runs on the state machine, each batch once; its changes go to the engine, off the reply
+//! path.
+
+use crate::api::{Bulk, Output, Refused, Reply};
+use crate::item::{self, Item, Outcome};
+use crate::replica::{EXECUTED_PREFIX, MACHINE_PREFIX, MARK_KEY, Replica};
+use bytes::Bytes;
+use concur_core::{AnyInput, At, Batch, Change, Ordering, StateMachine, Value, Wire};
+use concur_execution::{Level, Seen, Stamp};
+
+impl<M: StateMachine> Replica<M> {
+    /// Executes everything that is in order; then the protocol is told what execution waits for.
+    pub(crate) fn execute(&mut self, out: &mut Output) {
+        while let Some((instance, value)) = self.sequencer.next() {
+            out.changed = true;
+            if self.record_executions {
+                out.executed.push(instance);
+            }
+            if let Value::Batch(batch) = value {
+                self.run_batch(&batch, out);
+            }
+        }
+        for instance in self.sequencer.wanted() {
+            self.inputs.push_back(AnyInput::Wanted(instance));
+        }
+    }
+
+    fn run_batch(&mut self, batch: &Batch, out: &mut Output) {
+        if !self.executed.begin(batch.id) {
+            return out.notes.push(("duplicate batch skipped", None));
+        }
+        let time_ms = match self.settings.order {
+            Ordering::Total => self.executed.advance_time(batch.logged_ms),
+            // What commutes must not see each other's time: each batch has its own.
+            Ordering::Partial => batch.logged_ms,
+        };
+        let mine = batch.id.origin == self.me() && batch.id.boot == self.settings.boot;
+        let flight = if mine { self.flights.remove(batch.id.number) } else { None };
+        let mut waiting = flight.map(|flight| flight.waiting).unwrap_or_default().into_iter();
+        let stamp = self.stamp(Level::Strong);
+        for item in item::decode(&batch.commands) {
+            let Ok(item) = item else {
+                out.notes.push(("malformed batch cut short", None));
+                break;
+            };
+            let token = waiting.next().flatten().map(|(token, _)| token);
+            let outcome = self.run_item(item, time_ms, mine);
+            out.replies.extend(token.map(|token| (token, outcome.map(|body| Reply { body, stamp }))));
+        }
+    }
+
+    fn run_item(&mut self, item: Item, time_ms: u64, mine: bool) -> Outcome {
+        let at = At { time_ms };
+        match item {
+            Item::Apply { session: None, body } => Ok(self.machine.apply(&body, &at)),
+            Item::Apply { session: Some(place), body } => match self.executed.seen(place, time_ms) {
+                Seen::First => {
+                    let reply = self.machine.apply(&body, &at);
+                    self.executed.keep_reply(place, reply.clone());
+                    Ok(reply)
+                }
+                Seen::Before(reply) => Ok(reply),
+                Seen::NoSession => Err(Refused::NoSession),
+            },
+            Item::Query { body } if mine => Ok(self.machine.query(&body)),
+            Item::Query { .. } => Ok(Bytes::new()),
+            Item::Open { session } => {
+                self.executed.open(session, time_ms);
+                Ok(Bytes::new())
+            }
+            Item::Expire { before_ms } => {
+                self.executed.expire(before_ms);
+                Ok(Bytes::new())
+            }
+        }
+    }
+
+    /// What a reply from the state as it is may say of itself.
+    pub(crate) fn stamp(&self, level: Level) -> Stamp {
+        let position = self.sequencer.executed_count();
+        Stamp { level, epoch: self.settings.config.epoch, position, replica: self.me() }
+    }
+
+    /// Hands what changed to the engine.
+    pub(crate) fn store(&mut self, out: &mut Output) {
+        if !out.changed {
+            return;
+        }
+        let mut changes: Vec<Change> = Vec::new();
+        changes.extend(self.machine.changes().into_iter().map(|change| prefixed(MACHINE_PREFIX, change)));
+        changes.extend(self.executed.changes().into_iter().map(|change| prefixed(EXECUTED_PREFIX, change)));
+        let mark = self.sequencer.mark();
+        changes.push(Change { key: Bytes::from_static(MARK_KEY), value: Some(mark.to_bytes()) });
+        match &mut out.bulk {
+            Some(bulk) => {
+                bulk.changes.extend(changes);
+                bulk.mark = mark;
+            }
+            None => out.bulk = Some(Bulk { changes, mark }),
+        }
+    }
+
+    /// The whole durable image.
+    pub(crate) fn image(&self) -> Vec<(Bytes, Bytes)> {
+        let mut entries = vec![(Bytes::from_static(MARK_KEY), self.sequencer.mark().to_bytes())];
+        entries.extend(self.executed.image().into_iter().map(|(key, value)| (with_prefix(EXECUTED_PREFIX, &key), value)));
+        entries.extend(self.machine.image().map(|(key, value)| (with_prefix(MACHINE_PREFIX, &key), value)));
+        entries
+    }
+}
+
+fn prefixed(prefix: u8, change: Change) -> Change {
+    Change { key: with_prefix(prefix, &change.key), value: change.value }
+}
+
+fn with_prefix(prefix: u8, key: &Bytes) -> Bytes {
+    let mut out = Vec::with_capacity(1 + key.len());
+    out.push(prefix);
+    out.extend_from_slice(key);
+    Bytes::from(out)
+}

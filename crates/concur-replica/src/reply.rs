@@ -1,0 +1,51 @@
+//! Reply: reads whose barrier is executed are answered, and whoever waited too long is told.
+
+use crate::admit::Waiting;
+use crate::api::{Output, Refused};
+use crate::item::Item;
+use crate::replica::Replica;
+use concur_core::{StateMachine, Time};
+
+impl<M: StateMachine> Replica<M> {
+    /// Answers what can be answered.
+    pub(crate) fn reply(&mut self, out: &mut Output) {
+        self.serve(out);
+    }
+
+    /// What is done at intervals of a heartbeat: requests whose time is up, idle sessions, progress.
+    pub(crate) fn housekeep(&mut self, out: &mut Output) {
+        self.retry_fetch(out);
+        if self.now < self.housekeeping_at {
+            return;
+        }
+        self.housekeeping_at = self.now + self.settings.config.heartbeat;
+        let now = self.now;
+        let replies = &mut out.replies;
+        self.flights.expire(now, |token| replies.push((token, Err(Refused::Unknown))));
+        self.reads.expire(now, |token| replies.push((token, Err(Refused::Expired))));
+        self.expire_pending(out);
+        self.expire_sessions(out);
+        self.tell_progress(out);
+    }
+
+    /// Refuses the commands whose clients' time was up before they were proposed.
+    pub(crate) fn expire_pending(&mut self, out: &mut Output) {
+        let replies = &mut out.replies;
+        self.pending.expire(self.now, |token| replies.push((token, Err(Refused::Expired))));
+    }
+
+    /// Proposes the end of sessions that have been idle for longer than they may. Whoever proposes it, it is decided by logged
+    /// time, and proposing it twice is nothing.
+    fn expire_sessions(&mut self, out: &mut Output) {
+        let ttl_ms = u64::try_from(self.settings.session_ttl.as_millis()).unwrap_or(u64::MAX);
+        if self.wall_ms < self.sessions_checked_ms.saturating_add(ttl_ms / 4) {
+            return;
+        }
+        self.sessions_checked_ms = self.wall_ms;
+        let before_ms = self.wall_ms.saturating_sub(ttl_ms);
+        if self.executed.any_idle_since(before_ms) && !self.stopping {
+            let waiting = Waiting { token: None, item: Item::Expire { before_ms }, deadline: Time(u64::MAX) };
+            self.queue(waiting, out);
+        }
+    }
+}
