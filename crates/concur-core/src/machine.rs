@@ -28,7 +28,7 @@ pub trait StateMachine: 'static {
     /// The whole durable image, in key order.
     fn image(&self) -> Box<dyn Iterator<Item = (Bytes, Bytes)> + '_>;
 
-    /// Replaces the state by the one that an image holds.
+    /// Replaces the state by the one that an image holds. On an error the state is as it was.
     fn load(&mut self, entries: &mut dyn Iterator<Item = (Bytes, Bytes)>) -> Result<(), Corrupt>;
 
     /// A hash of the whole state: equal on two replicas whose executed frontiers are equal.
@@ -38,7 +38,8 @@ pub trait StateMachine: 'static {
 /// When and where a command is executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct At {
-    /// Logged time, in milliseconds since 1970: the proposer's clock, never lower than that of an earlier interfering command.
+    /// Logged time, in milliseconds since 1970: the proposer's clock. Where everything is ordered it never falls; in a partial
+    /// order it is the batch's own, since commands that commute must not see each other's time.
     pub time_ms: u64,
 }
 

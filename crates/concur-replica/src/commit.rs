@@ -9,6 +9,7 @@ use concur_network::Body;
 impl<M: StateMachine> Replica<M> {
     /// These instances are decided.
     pub(crate) fn commit(&mut self, run: Run, value: Value, order: &Bytes, dependencies: Option<Vec<u64>>) {
+        self.decided = true;
         self.sequencer.decided(run, value, order, dependencies);
     }
 

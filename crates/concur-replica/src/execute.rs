@@ -7,11 +7,12 @@ use crate::replica::{EXECUTED_PREFIX, MACHINE_PREFIX, MARK_KEY, Replica};
 use bytes::Bytes;
 use concur_core::{AnyInput, At, Batch, Change, Ordering, StateMachine, Value, Wire};
 use concur_execution::{Level, Seen, Stamp};
+use std::collections::BTreeSet;
 
 impl<M: StateMachine> Replica<M> {
     /// Executes everything that is in order; then the protocol is told what execution waits for.
     pub(crate) fn execute(&mut self, out: &mut Output) {
-        while let Some((instance, value)) = self.sequencer.next() {
+        while let Some((instance, value)) = self.sequencer.pop() {
             out.changed = true;
             if self.record_executions {
                 out.executed.push(instance);
@@ -20,9 +21,17 @@ impl<M: StateMachine> Replica<M> {
                 self.run_batch(&batch, out);
             }
         }
-        for instance in self.sequencer.wanted() {
-            self.inputs.push_back(AnyInput::Wanted(instance));
+        self.ask_for_wanted();
+    }
+
+    /// Tells the protocol, once each, of the undecided instances that execution waits for.
+    fn ask_for_wanted(&mut self) {
+        if !std::mem::take(&mut self.decided) {
+            return;
         }
+        let wanted: BTreeSet<_> = self.sequencer.wanted().into_iter().collect();
+        self.inputs.extend(wanted.difference(&self.wanted).copied().map(AnyInput::Wanted));
+        self.wanted = wanted;
     }
 
     fn run_batch(&mut self, batch: &Batch, out: &mut Output) {

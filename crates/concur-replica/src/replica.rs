@@ -8,10 +8,10 @@ use crate::replicate::Held;
 use crate::transfer::Transfers;
 use bytes::Bytes;
 use concur_core::{
-    AnyBoot, AnyEffect, AnyInput, AnyProtocol, Corrupt, Frontier, Mark, ReplicaId, Rng, Start, StateMachine, Ticket, Time, Wire,
+    AnyBoot, AnyEffect, AnyInput, AnyProtocol, Corrupt, Frontier, Instance, Mark, ReplicaId, Rng, Start, StateMachine, Ticket, Time, Wire,
 };
 use concur_execution::{Executed, Sequencer};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// The image's entry of where execution stands.
 pub(crate) const MARK_KEY: &[u8] = b"\0m";
@@ -40,6 +40,10 @@ pub struct Replica<M> {
     /// Messages that wait for records to be durable.
     pub(crate) held: BTreeMap<Ticket, Vec<Held>>,
     pub(crate) durable: Ticket,
+    /// Whether something was decided since execution last looked at what it waits for.
+    pub(crate) decided: bool,
+    /// The undecided instances that execution waits for, as the protocol was told.
+    pub(crate) wanted: BTreeSet<Instance>,
     /// What the engine holds durably.
     pub(crate) stored: Frontier,
     /// What each voter last said it had executed durably.
@@ -90,6 +94,8 @@ impl<M: StateMachine> Replica<M> {
             effects,
             held: BTreeMap::new(),
             durable: Ticket(0),
+            decided: false,
+            wanted: BTreeSet::new(),
             stored: mark.frontier.clone(),
             peers: BTreeMap::new(),
             floor: Frontier::start(settings.config.epoch),
