@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
 use super::disk::{AlignedBuffer, BLOCK, Disk};
+use crate::files::sync_directory;
 
 /// Zeros written at once while a segment is prepared, and how many before they are synced, so that the log's own syncs do not
 /// wait behind a whole segment.
@@ -243,8 +244,4 @@ fn allows_direct(path: &Path) -> bool {
 
 fn is_aligned(bytes: &[u8]) -> bool {
     (bytes.as_ptr() as usize).is_multiple_of(BLOCK)
-}
-
-pub(crate) fn sync_directory(directory: &Path) -> io::Result<()> {
-    File::open(directory)?.sync_all()
 }
