@@ -43,9 +43,9 @@
 
 mod disk;
 mod error;
-mod files;
+pub mod files;
 mod format;
-mod memory;
+pub mod memory;
 mod recover;
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,238 @@
+//! The engine on redb, a copy-on-write B-tree in one file.
+//!
+//! One table `groups` holds, for each group, the *generation* of its state and its mark; the state itself is a table named
+//! after group and generation. Ordinary writes go to the present generation. An install fills the next one, and its last
+//! transaction names it in `groups` and drops the old: tables that `groups` does not name are left of an interrupted install
+//! and are dropped at opening.
+//!
+//! Commits that need not be durable stay in memory and in the page cache. Durable ones save the allocator's state and use two
+//! phases (`quick repair`): slower, but off the reply path, and a start after a crash then need not walk the whole file.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use concur_core::GroupId;
+use redb::{
+    Builder, Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableHandle,
+    WriteTransaction,
+};
+
+use super::{Bulk, Engine, EngineError, EngineRead, View, Write};
+
+/// The version of the tables that this program writes, and the newest that it reads.
+pub const ENGINE_FORMAT_VERSION: u64 = 1;
+
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+/// Group: generation of its state, mark.
+const GROUPS: TableDefinition<'_, u64, (u64, &[u8])> = TableDefinition::new("groups");
+
+type State<'a> = TableDefinition<'a, &'static [u8], &'static [u8]>;
+type ReadOnlyState = ReadOnlyTable<&'static [u8], &'static [u8]>;
+
+/// The engine. See the [module](self).
+#[derive(Debug)]
+pub struct RedbEngine {
+    shared: Arc<Shared>,
+    /// Generations that are being gathered.
+    installs: BTreeMap<GroupId, u64>,
+}
+
+#[derive(Debug)]
+struct Shared(Database);
+
+impl RedbEngine {
+    /// Opens the file, or creates it. Of memory it uses `cache_bytes`.
+    pub fn open(path: &Path, cache_bytes: usize) -> Result<RedbEngine, EngineError> {
+        let database = Builder::new().set_cache_size(cache_bytes).create(path).map_err(error("open"))?;
+        let engine = RedbEngine { shared: Arc::new(Shared(database)), installs: BTreeMap::new() };
+        engine.prepare()?;
+        Ok(engine)
+    }
+
+    /// Checks the version and drops what interrupted installs left.
+    fn prepare(&self) -> Result<(), EngineError> {
+        let transaction = self.begin(true)?;
+        {
+            let mut meta = transaction.open_table(META).map_err(error("open"))?;
+            let found = meta.get("format").map_err(error("open"))?.map(|found| found.value());
+            match found {
+                Some(found) if found > ENGINE_FORMAT_VERSION => return Err(newer(found)),
+                Some(_) => {}
+                None => drop(meta.insert("format", ENGINE_FORMAT_VERSION).map_err(error("open"))?),
+            }
+            let groups = transaction.open_table(GROUPS).map_err(error("open"))?;
+            let mut named = Vec::new();
+            for group in groups.iter().map_err(error("open"))? {
+                let (group, state) = group.map_err(error("open"))?;
+                named.push(table(GroupId(group.value()), state.value().0));
+            }
+            let tables: Vec<_> = transaction.list_tables().map_err(error("open"))?.collect();
+            for left in
+                tables.into_iter().filter(|table| table.name().starts_with("state-") && !named.iter().any(|name| name == table.name()))
+            {
+                transaction.delete_table(left).map_err(error("open"))?;
+            }
+        }
+        transaction.commit().map_err(error("open"))
+    }
+
+    fn begin(&self, durable: bool) -> Result<WriteTransaction, EngineError> {
+        let mut transaction = self.shared.0.begin_write().map_err(error("begin a transaction"))?;
+        transaction.set_quick_repair(durable);
+        let durability = if durable { Durability::Immediate } else { Durability::None };
+        transaction.set_durability(durability).map_err(error("begin a transaction"))?;
+        Ok(transaction)
+    }
+}
+
+impl Engine for RedbEngine {
+    fn apply(&mut self, writes: &[Write], durable: bool) -> Result<(), EngineError> {
+        let transaction = self.begin(durable)?;
+        for write in writes {
+            let generation = generation(&transaction, write.group)?.unwrap_or(0);
+            put(&transaction, &table(write.group, generation), &write.bulk)?;
+            let mut groups = transaction.open_table(GROUPS).map_err(error("write"))?;
+            groups.insert(write.group.0, (generation, &write.mark[..])).map_err(error("write"))?;
+        }
+        transaction.commit().map_err(error("commit"))
+    }
+
+    fn begin_install(&mut self, group: GroupId) -> Result<(), EngineError> {
+        let transaction = self.begin(false)?;
+        if let Some(given_up) = self.installs.remove(&group) {
+            let name = table(group, given_up);
+            transaction.delete_table(State::new(&name)).map_err(error("give up an install"))?;
+        }
+        let next = generation(&transaction, group)?.map_or(1, |present| present + 1);
+        let name = table(group, next);
+        drop(transaction.open_table(State::new(&name)).map_err(error("install"))?);
+        transaction.commit().map_err(error("commit"))?;
+        self.installs.insert(group, next);
+        Ok(())
+    }
+
+    fn install(&mut self, group: GroupId, bulk: &Bulk) -> Result<(), EngineError> {
+        let generation = *self.installs.get(&group).ok_or_else(not_begun)?;
+        let transaction = self.begin(false)?;
+        put(&transaction, &table(group, generation), bulk)?;
+        transaction.commit().map_err(error("commit"))
+    }
+
+    fn finish_install(&mut self, group: GroupId, mark: &Bytes) -> Result<(), EngineError> {
+        let next = self.installs.remove(&group).ok_or_else(not_begun)?;
+        let transaction = self.begin(true)?;
+        if let Some(present) = generation(&transaction, group)? {
+            transaction.delete_table(State::new(&table(group, present))).map_err(error("install"))?;
+        }
+        {
+            let mut groups = transaction.open_table(GROUPS).map_err(error("install"))?;
+            groups.insert(group.0, (next, &mark[..])).map_err(error("install"))?;
+        }
+        transaction.commit().map_err(error("commit"))
+    }
+
+    fn remove(&mut self, group: GroupId) -> Result<(), EngineError> {
+        let transaction = self.begin(true)?;
+        let generations = [generation(&transaction, group)?, self.installs.remove(&group)];
+        for generation in generations.into_iter().flatten() {
+            transaction.delete_table(State::new(&table(group, generation))).map_err(error("remove"))?;
+        }
+        transaction.open_table(GROUPS).map_err(error("remove"))?.remove(group.0).map_err(error("remove"))?;
+        transaction.commit().map_err(error("commit"))
+    }
+
+    fn reader(&self) -> Arc<dyn EngineRead> {
+        self.shared.clone()
+    }
+}
+
+impl Shared {
+    fn begin(&self) -> Result<ReadTransaction, EngineError> {
+        self.0.begin_read().map_err(error("read"))
+    }
+
+    /// The state's table and mark, as they stand together.
+    fn state(&self, group: GroupId) -> Result<Option<(ReadOnlyState, Bytes)>, EngineError> {
+        let transaction = self.begin()?;
+        let groups = transaction.open_table(GROUPS).map_err(error("read"))?;
+        let Some(found) = ReadableTable::get(&groups, group.0).map_err(error("read"))? else {
+            return Ok(None);
+        };
+        let (generation, mark) = found.value();
+        let state = transaction.open_table(State::new(&table(group, generation))).map_err(error("read"))?;
+        Ok(Some((state, Bytes::copy_from_slice(mark))))
+    }
+}
+
+impl EngineRead for Shared {
+    fn groups(&self) -> Result<Vec<GroupId>, EngineError> {
+        let groups = self.begin()?.open_table(GROUPS).map_err(error("read"))?;
+        let ids = groups.iter().map_err(error("read"))?.map(|group| group.map(|(id, _)| GroupId(id.value())));
+        ids.collect::<Result<_, _>>().map_err(error("read"))
+    }
+
+    fn mark(&self, group: GroupId) -> Result<Option<Bytes>, EngineError> {
+        Ok(self.state(group)?.map(|(_, mark)| mark))
+    }
+
+    fn get(&self, group: GroupId, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        let Some((state, _)) = self.state(group)? else {
+            return Ok(None);
+        };
+        let found = ReadableTable::get(&state, key).map_err(error("read"))?;
+        Ok(found.map(|value| Bytes::copy_from_slice(value.value())))
+    }
+
+    fn view(&self, group: GroupId) -> Result<Option<View>, EngineError> {
+        let Some((state, mark)) = self.state(group)? else {
+            return Ok(None);
+        };
+        let range = state.range_owned::<&[u8]>(..).map_err(error("read"))?;
+        let entries = range.map(|entry| {
+            let (key, value) = entry.map_err(error("read"))?;
+            Ok((Bytes::copy_from_slice(key.value()), Bytes::copy_from_slice(value.value())))
+        });
+        Ok(Some(View { mark, entries: Box::new(entries) }))
+    }
+}
+
+/// The name of a state's table.
+fn table(group: GroupId, generation: u64) -> String {
+    format!("state-{:016x}-{generation:016x}", group.0)
+}
+
+fn generation(transaction: &WriteTransaction, group: GroupId) -> Result<Option<u64>, EngineError> {
+    let groups = transaction.open_table(GROUPS).map_err(error("read"))?;
+    let found = groups.get(group.0).map_err(error("read"))?;
+    Ok(found.map(|found| found.value().0))
+}
+
+fn put(transaction: &WriteTransaction, table: &str, bulk: &Bulk) -> Result<(), EngineError> {
+    let mut state = transaction.open_table(State::new(table)).map_err(error("write"))?;
+    for (key, value) in bulk {
+        match value {
+            Some(value) => drop(state.insert(&key[..], &value[..]).map_err(error("write"))?),
+            None => drop(state.remove(&key[..]).map_err(error("write"))?),
+        }
+    }
+    Ok(())
+}
+
+fn error<E: Into<redb::Error>>(operation: &'static str) -> impl Fn(E) -> EngineError {
+    move |source| {
+        let source = source.into();
+        let full = matches!(&source, redb::Error::Io(error) if error.kind() == std::io::ErrorKind::StorageFull);
+        EngineError { operation, full, message: source.to_string() }
+    }
+}
+
+fn newer(found: u64) -> EngineError {
+    let message = format!("its format is {found}, and this program reads up to {ENGINE_FORMAT_VERSION}; start a newer concur");
+    EngineError { operation: "open", full: false, message }
+}
+
+fn not_begun() -> EngineError {
+    EngineError { operation: "install", full: false, message: "no install was begun".into() }
+}
