@@ -1,0 +1,114 @@
+//! Reading keys.
+
+use crate::check::check_range;
+use crate::command::{RangeQuery, SortOrder, SortTarget};
+use crate::reply::RangeAnswer;
+use crate::{Kv, KvError, Ordering, Record, Revision};
+
+impl Kv {
+    /// The keys of a range, at a revision.
+    pub fn range(&self, query: &RangeQuery) -> Result<RangeAnswer, KvError> {
+        check_range(query)?;
+        self.check_readable(query.revision)?;
+        Ok(self.range_in(query))
+    }
+
+    /// One key's current version, without the machinery of a range.
+    pub fn get(&self, key: &[u8]) -> Option<crate::KeyValue> {
+        self.store.live(key).map(Record::key_value)
+    }
+
+    fn check_readable(&self, revision: Revision) -> Result<(), KvError> {
+        if self.store.ordering == Ordering::PerKey && revision != Revision::CURRENT {
+            return Err(KvError::OrderedPerKey);
+        }
+        if revision > self.store.revision {
+            return Err(KvError::FutureRevision);
+        }
+        if revision > Revision::CURRENT && revision < self.store.compacted {
+            return Err(KvError::Compacted);
+        }
+        Ok(())
+    }
+
+    /// The same inside a transaction, where a negative revision does not mean the current one.
+    pub(crate) fn check_readable_in_txn(&self, revision: Revision) -> Result<(), KvError> {
+        if revision < Revision::CURRENT && revision < self.store.compacted && self.store.ordering == Ordering::Total {
+            return Err(KvError::Compacted);
+        }
+        self.check_readable(revision)
+    }
+
+    /// Executes a range that was checked.
+    pub(crate) fn range_in(&self, query: &RangeQuery) -> RangeAnswer {
+        let revision = self.store.seen();
+        let at = Some(query.revision).filter(|&at| at > Revision::CURRENT);
+        let records = self.store.range(&query.key, &query.range_end, at);
+        if query.count_only {
+            return RangeAnswer { revision, count: records.count() as u64, ..RangeAnswer::default() };
+        }
+        let limit = usize::try_from(query.limit).ok().filter(|&limit| limit > 0).unwrap_or(usize::MAX);
+        let in_key_order = query.is_in_key_order();
+        // A limit is reached early only if neither an order nor a filter stands before it.
+        let take = if in_key_order && !query.is_filtered() { limit } else { usize::MAX };
+        let mut count = 0u64;
+        let mut more = false;
+        let mut found: Vec<&Record> = Vec::new();
+        for record in records {
+            count += 1;
+            if !query.is_filtered() || query.passes(record) {
+                if found.len() < take {
+                    found.push(record);
+                } else {
+                    more = true;
+                }
+            }
+        }
+        if !in_key_order {
+            query.sort(&mut found);
+        }
+        more |= found.len() > limit;
+        found.truncate(limit);
+        let key_value = if query.keys_only { Record::key_only } else { Record::key_value };
+        RangeAnswer { revision, kvs: found.into_iter().map(key_value).collect(), more, count }
+    }
+}
+
+impl RangeQuery {
+    fn is_in_key_order(&self) -> bool {
+        self.sort_target == SortTarget::Key && self.sort_order != SortOrder::Descend
+    }
+
+    fn is_filtered(&self) -> bool {
+        [self.min_mod_revision, self.max_mod_revision, self.min_create_revision, self.max_create_revision]
+            .iter()
+            .any(|&bound| bound != Revision::CURRENT)
+    }
+
+    fn passes(&self, record: &Record) -> bool {
+        let view = record.view();
+        let within = |value: Revision, min: Revision, max: Revision| {
+            (min == Revision::CURRENT || value >= min) && (max == Revision::CURRENT || value <= max)
+        };
+        within(view.revision, self.min_mod_revision, self.max_mod_revision)
+            && within(view.create, self.min_create_revision, self.max_create_revision)
+    }
+
+    // A target other than the key with no order means ascending. Equal ones stay in key order.
+    fn sort(&self, records: &mut [&Record]) {
+        let ascending = |a: &Record, b: &Record| {
+            let (a, b) = (a.view(), b.view());
+            match self.sort_target {
+                SortTarget::Key => a.key.cmp(b.key),
+                SortTarget::Version => a.version.cmp(&b.version),
+                SortTarget::Create => a.create.cmp(&b.create),
+                SortTarget::Mod => a.revision.cmp(&b.revision),
+                SortTarget::Value => a.value.cmp(b.value),
+            }
+        };
+        match self.sort_order {
+            SortOrder::Descend => records.sort_by(|a, b| ascending(a, b).reverse()),
+            SortOrder::None | SortOrder::Ascend => records.sort_by(|a, b| ascending(a, b)),
+        }
+    }
+}
