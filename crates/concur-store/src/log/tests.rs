@@ -244,6 +244,39 @@ fn a_failed_sync_poisons_and_what_a_restart_reports_is_durable() {
 }
 
 #[test]
+fn damage_below_what_is_attested_is_never_cut_off_whatever_happened_before() {
+    let mut damaged = 0;
+    for seed in 0..150 {
+        let mut world = World::new(seed);
+        for _ in 0..4 {
+            for _ in 0..world.dice.below(30) {
+                world.act().expect("nothing fails");
+            }
+            world.restart(true);
+        }
+        world.log().append(G, b"last");
+        world.log().write().expect("writes");
+        world.log().sync().expect("syncs");
+        assert!(world.log().attest().expect("attests"));
+        world.log().sync().expect("syncs");
+        let (first, end) = (world.log().live[0] * SEGMENT, world.log().content_end);
+        let disk = world.log.take().expect("there is a log").into_disk();
+        let (_, whole) = open(disk.clone());
+        for _ in 0..40 {
+            let position = first + world.dice.below(end - first);
+            let mut hurt = disk.clone();
+            assert!(hurt.flip(position / SEGMENT, position % SEGMENT, 1 << world.dice.below(8)));
+            match Log::open(hurt, options()) {
+                Ok((_, recovered)) => assert_eq!(recovered.groups, whole.groups, "seed {seed}: cut off silently at {position}"),
+                Err(LogError::Damage(_)) => damaged += 1,
+                Err(other) => panic!("seed {seed} at {position}: {other}"),
+            }
+        }
+    }
+    assert!(damaged > 1000, "only {damaged} flips hit content");
+}
+
+#[test]
 fn a_frame_behind_a_hole_does_not_return_when_the_hole_is_filled() {
     let options = LogOptions { segment_bytes: 8 * SEGMENT, ..options() };
     let (mut log, _) = Log::open(MemDisk::default(), options).expect("opens");
