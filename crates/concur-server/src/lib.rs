@@ -1,1 +1,15 @@
 //! The node: driver, peer streams, front doors, metrics.
+//!
+//! A client's request comes in through [`serve`], which speaks HTTP/1 and gRPC on one port; [`front`] sends it to the service
+//! its path names; [`etcd`] turns it into a command or a query of the store; [`door`] carries that to the replica. What the
+//! store changed goes back to those who watch through [`watch`]. [`metrics`] counts, and the pages of plain HTTP show.
+//!
+//! This crate and the client are the only ones that know sockets and tokio.
+
+pub mod door;
+pub mod etcd;
+pub mod front;
+pub mod metrics;
+mod pages;
+pub mod serve;
+pub mod watch;

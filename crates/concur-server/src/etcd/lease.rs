@@ -1,0 +1,154 @@
+//! The Lease service.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::pin::Pin;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use concur_kv::{Answer, Command, KvError, LeaseId, Query, Reply};
+use concur_proto::etcdserverpb as pb;
+use concur_proto::etcdserverpb::lease_server::Lease;
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{Caller, Etcd, errors, unexpected};
+use crate::door::Level;
+use crate::metrics::Call;
+
+/// How often another id is tried when a random one is taken.
+const ID_ATTEMPTS_MAX: usize = 4;
+
+#[tonic::async_trait]
+impl Lease for Etcd {
+    type LeaseKeepAliveStream = Pin<Box<dyn Stream<Item = Result<pb::LeaseKeepAliveResponse, Status>> + Send>>;
+
+    async fn lease_grant(&self, request: Request<pb::LeaseGrantRequest>) -> Result<Response<pb::LeaseGrantResponse>, Status> {
+        self.metrics.count(Call::LeaseGrant, self.do_grant(request)).await
+    }
+
+    async fn lease_revoke(&self, request: Request<pb::LeaseRevokeRequest>) -> Result<Response<pb::LeaseRevokeResponse>, Status> {
+        self.metrics.count(Call::LeaseRevoke, self.do_revoke(request)).await
+    }
+
+    async fn lease_keep_alive(
+        &self,
+        request: Request<Streaming<pb::LeaseKeepAliveRequest>>,
+    ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
+        self.metrics.count(Call::LeaseKeepAlive, self.do_keep_alive(request)).await
+    }
+
+    async fn lease_time_to_live(
+        &self,
+        request: Request<pb::LeaseTimeToLiveRequest>,
+    ) -> Result<Response<pb::LeaseTimeToLiveResponse>, Status> {
+        self.metrics.count(Call::LeaseTimeToLive, self.do_time_to_live(request)).await
+    }
+
+    async fn lease_leases(&self, request: Request<pb::LeaseLeasesRequest>) -> Result<Response<pb::LeaseLeasesResponse>, Status> {
+        self.metrics.count(Call::LeaseLeases, self.do_leases(request)).await
+    }
+}
+
+impl Etcd {
+    async fn do_grant(&self, request: Request<pb::LeaseGrantRequest>) -> Result<Response<pb::LeaseGrantResponse>, Status> {
+        let caller = self.caller(request.metadata())?;
+        let request = request.into_inner();
+        let ttl_s = request.ttl.max(self.limits.lease_ttl_s_min);
+        let mut attempts = 0;
+        loop {
+            let id = LeaseId(if request.id == 0 { random_id() } else { request.id });
+            attempts += 1;
+            match self.execute(Command::LeaseGrant { id, ttl_s }, &caller).await {
+                Ok((Reply::LeaseGranted { revision, id, ttl_s }, stamp)) => {
+                    let header = self.header(revision, stamp);
+                    return Ok(Response::new(pb::LeaseGrantResponse { header, id: id.0, ttl: ttl_s, error: String::new() }));
+                }
+                Ok(_) => return Err(unexpected()),
+                Err(status) if request.id == 0 && attempts < ID_ATTEMPTS_MAX && is(&status, KvError::LeaseExists) => {}
+                Err(status) => return Err(status),
+            }
+        }
+    }
+
+    async fn do_revoke(&self, request: Request<pb::LeaseRevokeRequest>) -> Result<Response<pb::LeaseRevokeResponse>, Status> {
+        let caller = self.caller(request.metadata())?;
+        let id = LeaseId(request.into_inner().id);
+        match self.execute(Command::LeaseRevoke { id }, &caller).await? {
+            (Reply::Done { revision }, stamp) => Ok(Response::new(pb::LeaseRevokeResponse { header: self.header(revision, stamp) })),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Answers each keep-alive in turn, as the client sends them; no task stands behind the stream.
+    async fn do_keep_alive(
+        &self,
+        request: Request<Streaming<pb::LeaseKeepAliveRequest>>,
+    ) -> Result<Response<<Self as Lease>::LeaseKeepAliveStream>, Status> {
+        let leader = super::wants_leader(request.metadata());
+        self.caller(request.metadata())?;
+        let etcd = self.clone();
+        let answers = request.into_inner().then(move |asked| {
+            let etcd = etcd.clone();
+            async move { etcd.renew(asked?.id, leader).await }
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn renew(&self, id: i64, leader: bool) -> Result<pb::LeaseKeepAliveResponse, Status> {
+        if leader && self.door.pulse().leader() == 0 {
+            return Err(errors::NO_LEADER.into());
+        }
+        let caller = Caller { deadline: std::time::Instant::now() + self.limits.request_time_max };
+        match self.execute(Command::LeaseRenew { ids: vec![LeaseId(id)] }, &caller).await? {
+            (Reply::LeasesRenewed { revision, ttls_s }, stamp) => {
+                let ttl = ttls_s.first().copied().ok_or_else(unexpected)?;
+                Ok(pb::LeaseKeepAliveResponse { header: self.header(revision, stamp), id, ttl })
+            }
+            _ => Err(unexpected()),
+        }
+    }
+
+    async fn do_time_to_live(&self, request: Request<pb::LeaseTimeToLiveRequest>) -> Result<Response<pb::LeaseTimeToLiveResponse>, Status> {
+        let caller = self.caller(request.metadata())?;
+        let request = request.into_inner();
+        let query = Query::LeaseTimeToLive { id: LeaseId(request.id), keys: request.keys, now_ms: now_ms() };
+        match self.ask(query, Level::Strong, &caller).await? {
+            (Answer::Lease(lease), stamp) => Ok(Response::new(pb::LeaseTimeToLiveResponse {
+                header: self.header(lease.revision, stamp),
+                id: request.id,
+                ttl: lease.ttl_s,
+                granted_ttl: lease.granted_ttl_s,
+                keys: lease.keys,
+            })),
+            _ => Err(unexpected()),
+        }
+    }
+
+    async fn do_leases(&self, request: Request<pb::LeaseLeasesRequest>) -> Result<Response<pb::LeaseLeasesResponse>, Status> {
+        let caller = self.caller(request.metadata())?;
+        match self.ask(Query::Leases, Level::Strong, &caller).await? {
+            (Answer::Leases { revision, ids }, stamp) => Ok(Response::new(pb::LeaseLeasesResponse {
+                header: self.header(revision, stamp),
+                leases: ids.into_iter().map(|id| pb::LeaseStatus { id: id.0 }).collect(),
+            })),
+            _ => Err(unexpected()),
+        }
+    }
+}
+
+fn is(status: &Status, error: KvError) -> bool {
+    status.message() == error.text()
+}
+
+/// A positive number that is hard to guess.
+fn random_id() -> i64 {
+    loop {
+        let id = (RandomState::new().build_hasher().finish() >> 1) as i64;
+        if id != 0 {
+            return id;
+        }
+    }
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}

@@ -1,0 +1,239 @@
+//! The front door that speaks etcd's v3 API.
+//!
+//! One [`Etcd`] implements every service; each file holds the services of one subject. A request becomes a command or a query
+//! of the store ([`convert`]), crosses the [`Door`], and the answer becomes the response, its header filled from the
+//! reply's revision and the stamp's term. Refusals have the codes and texts that etcd's clients compare ([`errors`]).
+//!
+//! Reads are linearizable unless the request says serializable. A transaction that writes nothing is served as a read.
+//!
+//! What is not served: users, roles and tokens; changes of membership; snapshots as etcd's database file; moving the leader;
+//! downgrades; locks and elections as services (clients that build them on leases and transactions work). Each answers
+//! `Unimplemented` with a sentence.
+
+mod auth;
+mod cluster;
+mod convert;
+pub mod errors;
+mod health;
+mod kv;
+mod lease;
+mod maintenance;
+mod watch;
+
+pub(crate) use convert::key_value;
+pub(crate) use maintenance::alarm_name;
+pub(crate) use watch::serve_watch;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use concur_core::{Footprint, Span, Wire};
+use concur_kv::{Answer, Command, KvError, Query, Reply, Revision};
+use concur_proto::etcdserverpb::ResponseHeader;
+use tonic::metadata::MetadataMap;
+use tonic::{Code, Status};
+
+use crate::door::{Door, Level, Refusal, Stamp};
+use crate::metrics::Metrics;
+
+/// The version of etcd's API that is spoken.
+pub const ETCD_VERSION: &str = "3.7.0";
+
+/// Who answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// The cluster's id.
+    pub cluster: u64,
+    /// The member's id.
+    pub member: u64,
+}
+
+/// Bounds of what a client of etcd's API may ask.
+#[derive(Debug, Clone)]
+pub struct EtcdLimits {
+    /// The largest command, 1.5 MiB as etcd has it.
+    pub request_bytes_max: usize,
+    /// What a message may take beyond that.
+    pub request_overhead_bytes: usize,
+    /// How long a request waits unless its own deadline is shorter.
+    pub request_time_max: Duration,
+    /// Operations in each list of a transaction.
+    pub txn_ops_max: usize,
+    /// The shortest time to live of a lease: one and a half election timeouts, rounded up.
+    pub lease_ttl_s_min: i64,
+    /// About how large a chunk of a streamed range is.
+    pub range_chunk_bytes: usize,
+}
+
+impl Default for EtcdLimits {
+    fn default() -> Self {
+        Self {
+            request_bytes_max: 3 << 19,
+            request_overhead_bytes: 512 << 10,
+            request_time_max: Duration::from_secs(7),
+            txn_ops_max: concur_kv::TXN_OPS_MAX,
+            lease_ttl_s_min: 2,
+            range_chunk_bytes: 512 << 10,
+        }
+    }
+}
+
+/// etcd's API over one namespace.
+#[derive(Debug, Clone)]
+pub struct Etcd {
+    pub(crate) door: Door,
+    pub(crate) identity: Identity,
+    pub(crate) limits: EtcdLimits,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+impl Etcd {
+    /// The API of the namespace behind `door`.
+    pub fn new(door: Door, identity: Identity, limits: EtcdLimits, metrics: Arc<Metrics>) -> Self {
+        Self { door, identity, limits, metrics }
+    }
+
+    /// The largest message taken from a client.
+    pub(crate) fn message_bytes_max(&self) -> usize {
+        self.limits.request_bytes_max + self.limits.request_overhead_bytes
+    }
+
+    async fn execute(&self, command: Command, caller: &Caller) -> Result<(Reply, Stamp), Status> {
+        concur_kv::check(&command, self.limits.txn_ops_max).map_err(kv_error)?;
+        let bytes = command.to_bytes();
+        if bytes.len() > self.limits.request_bytes_max {
+            return Err(errors::REQUEST_TOO_LARGE.into());
+        }
+        let (reply, stamp) = self.door.execute(bytes, caller.deadline).await.map_err(refused)?;
+        match Reply::from_bytes(&reply) {
+            Ok(Reply::Refused(error)) => Err(kv_error(error)),
+            Ok(reply) => Ok((reply, stamp)),
+            Err(_) => Err(Status::internal("concur: the store's reply cannot be read")),
+        }
+    }
+
+    async fn ask(&self, query: Query, level: Level, caller: &Caller) -> Result<(Answer, Stamp), Status> {
+        self.read(level, reads_all(), caller, move |kv| kv.answer(&query)).await.and_then(|(answer, stamp)| match answer {
+            Answer::Refused(error) => Err(kv_error(error)),
+            answer => Ok((answer, stamp)),
+        })
+    }
+
+    async fn read<T, F>(&self, level: Level, footprint: Footprint, caller: &Caller, ask: F) -> Result<(T, Stamp), Status>
+    where
+        T: Send + 'static,
+        F: FnOnce(&concur_kv::Kv) -> T + Send + 'static,
+    {
+        self.door.read(level, footprint, caller.deadline, ask).await.map_err(refused)
+    }
+
+    fn header(&self, revision: Revision, stamp: Stamp) -> Option<ResponseHeader> {
+        Some(ResponseHeader {
+            cluster_id: self.identity.cluster,
+            member_id: self.identity.member,
+            revision: revision.0,
+            raft_term: stamp.term,
+        })
+    }
+
+    /// The header of a reply that does not concern the store.
+    fn bare_header(&self) -> Option<ResponseHeader> {
+        let term = self.door.pulse().term();
+        Some(ResponseHeader { cluster_id: self.identity.cluster, member_id: self.identity.member, revision: 0, raft_term: term })
+    }
+
+    /// Reads what a request's metadata asks for, and refuses it if it asks for a leader that is not there.
+    fn caller(&self, metadata: &MetadataMap) -> Result<Caller, Status> {
+        if wants_leader(metadata) && self.door.pulse().leader() == 0 {
+            return Err(errors::NO_LEADER.into());
+        }
+        let own = metadata.get("grpc-timeout").and_then(|value| parse_timeout(value.as_bytes()));
+        let wait = own.unwrap_or(Duration::MAX).min(self.limits.request_time_max);
+        Ok(Caller { deadline: Instant::now() + wait })
+    }
+}
+
+/// What a request's metadata says of its caller.
+struct Caller {
+    deadline: Instant,
+}
+
+/// Whether a request asks to be refused when no leader is known.
+pub(crate) fn wants_leader(metadata: &MetadataMap) -> bool {
+    metadata.get("hasleader").is_some_and(|value| value.as_bytes() == b"true")
+}
+
+/// A gRPC timeout: at most eight digits and a unit.
+fn parse_timeout(text: &[u8]) -> Option<Duration> {
+    let (unit, digits) = text.split_last()?;
+    if digits.is_empty() || digits.len() > 8 {
+        return None;
+    }
+    let count: u64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    Some(match unit {
+        b'H' => Duration::from_secs(count * 3600),
+        b'M' => Duration::from_secs(count * 60),
+        b'S' => Duration::from_secs(count),
+        b'm' => Duration::from_millis(count),
+        b'u' => Duration::from_micros(count),
+        b'n' => Duration::from_nanos(count),
+        _ => return None,
+    })
+}
+
+/// What a client reads when the replica refuses.
+pub(crate) fn refused(refusal: Refusal) -> Status {
+    match refusal {
+        Refusal::Busy => errors::TOO_MANY_REQUESTS.into(),
+        Refusal::TimedOut => errors::TIMED_OUT.into(),
+        Refusal::NoLeader => errors::NO_LEADER.into(),
+        Refusal::LeaderChanged => errors::LEADER_CHANGED.into(),
+        Refusal::NotVoter => errors::NOT_FOR_LEARNER.into(),
+        Refusal::Stopped => errors::STOPPED.into(),
+        Refusal::Unsupported(why) => Status::unimplemented(why),
+    }
+}
+
+/// What a client reads when the store refuses.
+pub(crate) fn kv_error(error: KvError) -> Status {
+    Status::new(Code::from(error.grpc_code()), error.text())
+}
+
+/// What a read of the whole namespace touches. Every write takes the next revision, so a narrower footprint would say no more.
+pub(crate) fn reads_all() -> Footprint {
+    Footprint::Spans { reads: vec![Span::From(Bytes::new())], writes: Vec::new() }
+}
+
+/// The reply was not of the kind that the command has: the store and the front door disagree.
+fn unexpected() -> Status {
+    Status::internal("concur: the store answered with another kind of reply")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_are_read_as_grpc_writes_them() {
+        for (text, millis) in [("5S", 5000), ("250m", 250), ("2M", 120_000), ("1H", 3_600_000), ("4000u", 4), ("99999999n", 99)] {
+            assert_eq!(parse_timeout(text.as_bytes()).map(|t| t.as_millis()), Some(millis), "{text}");
+        }
+        for text in ["", "S", "5", "5s", "123456789S", "-1S", "1.5S"] {
+            assert_eq!(parse_timeout(text.as_bytes()), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn every_refusal_of_the_store_reads_as_in_the_table() {
+        for error in KvError::ALL {
+            let status = kv_error(error);
+            if status.message().starts_with("etcdserver: ") && error != KvError::InvalidSortOption {
+                assert!(
+                    errors::ALL.iter().any(|known| known.code == status.code() && known.text == status.message()),
+                    "{status:?} is not in the table"
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! The Watch service.
+//!
+//! A stream's requests are read by one task and passed to the [hub](crate::watch); its responses are the reading end of the
+//! queue that the hub fills, written as they were encoded. A client that has no more to ask keeps its watches; the stream ends
+//! when the client goes, or the hub ends it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use concur_proto::etcdserverpb::watch_create_request::FilterType;
+use concur_proto::etcdserverpb::watch_request::RequestUnion;
+use concur_proto::etcdserverpb::{WatchCreateRequest, WatchRequest as PbRequest};
+use http::Request as HttpRequest;
+use hyper::body::Incoming;
+use prost::Message;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::server::{Grpc, StreamingService};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{Etcd, errors, refused, wants_leader};
+use crate::metrics::Call;
+use crate::serve::Answering;
+use crate::watch::{Ask, Create, Encoded, Inlet, StreamId, WatchRequest, queue};
+
+/// Responses queued for one stream.
+const RESPONSES_MAX: usize = 256;
+
+/// Bytes of responses queued for one stream.
+const RESPONSE_BYTES_MAX: usize = 4 << 20;
+
+static STREAMS: AtomicU64 = AtomicU64::new(1);
+
+/// Serves one stream of watches.
+pub(crate) fn serve_watch(etcd: Etcd, request: HttpRequest<Incoming>) -> Answering {
+    let bytes_max = etcd.message_bytes_max();
+    Box::pin(async move {
+        let mut grpc = Grpc::new(WatchCodec).apply_max_message_size_config(Some(bytes_max), None);
+        Ok(grpc.streaming(WatchService(etcd), request).await)
+    })
+}
+
+struct WatchService(Etcd);
+
+impl StreamingService<PbRequest> for WatchService {
+    type Response = Encoded;
+    type ResponseStream = Inlet;
+    type Future = std::pin::Pin<Box<dyn Future<Output = Result<Response<Inlet>, Status>> + Send>>;
+
+    fn call(&mut self, request: Request<Streaming<PbRequest>>) -> Self::Future {
+        let etcd = self.0.clone();
+        Box::pin(async move { etcd.metrics.count(Call::Watch, etcd.do_watch(request)).await })
+    }
+}
+
+impl Etcd {
+    async fn do_watch(&self, request: Request<Streaming<PbRequest>>) -> Result<Response<Inlet>, Status> {
+        let needs_leader = wants_leader(request.metadata());
+        if needs_leader && self.door.pulse().leader() == 0 {
+            return Err(errors::NO_LEADER.into());
+        }
+        let stream = StreamId(STREAMS.fetch_add(1, Ordering::Relaxed));
+        let (outlet, inlet) = queue(self.door.clone(), stream, RESPONSES_MAX, RESPONSE_BYTES_MAX);
+        let open = WatchRequest { stream, ask: Ask::Open { outlet, needs_leader } };
+        self.door.watch(open).await.map_err(refused)?;
+        tokio::spawn(self.clone().read_asks(stream, request.into_inner()));
+        Ok(Response::new(inlet))
+    }
+
+    async fn read_asks(self, stream: StreamId, mut asks: Streaming<PbRequest>) {
+        // An error is the client's going: the other end of the queue goes with it and tells the hub.
+        while let Ok(Some(request)) = asks.message().await {
+            let ask = match request.request_union {
+                Some(RequestUnion::CreateRequest(create)) => Ask::Create(convert(create)),
+                Some(RequestUnion::CancelRequest(cancel)) => Ask::Cancel(cancel.watch_id),
+                Some(RequestUnion::ProgressRequest(_)) => Ask::Progress,
+                None => continue,
+            };
+            if self.door.watch(WatchRequest { stream, ask }).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn convert(create: WatchCreateRequest) -> Create {
+    let filters = |kind: FilterType| create.filters.contains(&(kind as i32));
+    Create {
+        no_put: filters(FilterType::Noput),
+        no_delete: filters(FilterType::Nodelete),
+        id: create.watch_id,
+        key: create.key,
+        range_end: create.range_end,
+        start: create.start_revision,
+        prev_kv: create.prev_kv,
+        fragment: create.fragment,
+        notify: create.progress_notify,
+    }
+}
+
+/// Reads requests as usual and writes responses that are encoded already.
+#[derive(Debug, Clone, Copy, Default)]
+struct WatchCodec;
+
+impl Codec for WatchCodec {
+    type Encode = Encoded;
+    type Decode = PbRequest;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for WatchCodec {
+    type Item = Encoded;
+    type Error = Status;
+
+    fn encode(&mut self, response: Encoded, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        out.reserve(response.len());
+        response.put(out);
+        Ok(())
+    }
+}
+
+impl Decoder for WatchCodec {
+    type Item = PbRequest;
+    type Error = Status;
+
+    fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<PbRequest>, Status> {
+        PbRequest::decode(bytes).map(Some).map_err(|error| Status::internal(error.to_string()))
+    }
+}

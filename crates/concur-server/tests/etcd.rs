@@ -1,0 +1,235 @@
+//! etcd's API over a real socket: what clients see of revisions, transactions, leases, errors.
+
+mod common;
+
+use bytes::Bytes;
+use common::{IDENTITY, Node, Setup};
+use concur_proto::etcdserverpb as pb;
+use concur_proto::etcdserverpb::auth_client::AuthClient;
+use concur_proto::etcdserverpb::cluster_client::ClusterClient;
+use concur_proto::etcdserverpb::kv_client::KvClient;
+use concur_proto::etcdserverpb::lease_client::LeaseClient;
+use concur_proto::etcdserverpb::maintenance_client::MaintenanceClient;
+use concur_proto::grpc::health::v1::HealthCheckRequest;
+use concur_proto::grpc::health::v1::health_client::HealthClient;
+use concur_server::etcd::EtcdLimits;
+use pb::compare::{CompareResult, CompareTarget, TargetUnion};
+use pb::request_op::Request as Op;
+use tokio_stream::StreamExt;
+use tonic::{Code, Request, Status};
+
+fn bytes(text: &str) -> Bytes {
+    Bytes::copy_from_slice(text.as_bytes())
+}
+
+fn put(key: &str, value: &str) -> pb::PutRequest {
+    pb::PutRequest { key: bytes(key), value: bytes(value), ..Default::default() }
+}
+
+fn range(key: &str, end: &str) -> pb::RangeRequest {
+    pb::RangeRequest { key: bytes(key), range_end: bytes(end), ..Default::default() }
+}
+
+fn op(request: Op) -> pb::RequestOp {
+    pb::RequestOp { request: Some(request) }
+}
+
+fn seen(result: Result<impl Sized, Status>) -> (Code, String) {
+    let status = result.err().expect("a refusal");
+    (status.code(), status.message().to_owned())
+}
+
+#[tokio::test]
+async fn writes_take_the_next_revision_and_reads_see_them() {
+    let node = Node::start().await;
+    let mut kv = KvClient::new(node.channel().await);
+    let first = kv.put(put("a", "1")).await.expect("a put").into_inner();
+    let header = first.header.expect("a header");
+    assert_eq!((header.cluster_id, header.member_id, header.revision, header.raft_term), (IDENTITY.cluster, IDENTITY.member, 2, 1));
+    let second = kv.put(pb::PutRequest { prev_kv: true, ..put("a", "2") }).await.expect("a put").into_inner();
+    assert_eq!(&second.prev_kv.expect("what was there").value[..], b"1");
+    kv.put(put("b", "3")).await.expect("a put");
+    let all = kv.range(range("a", "\0")).await.expect("a range").into_inner();
+    let shown: Vec<_> = all.kvs.iter().map(|kv| (&kv.key[..], &kv.value[..], kv.version, kv.mod_revision)).collect();
+    assert_eq!(shown, [(&b"a"[..], &b"2"[..], 2, 3), (&b"b"[..], &b"3"[..], 1, 4)]);
+    let before = kv.range(pb::RangeRequest { revision: 2, ..range("a", "") }).await.expect("a range").into_inner();
+    assert_eq!((before.header.expect("a header").revision, &before.kvs[0].value[..]), (4, &b"1"[..]));
+    let gone = kv.delete_range(pb::DeleteRangeRequest { key: bytes("a"), range_end: bytes("c"), prev_kv: true }).await;
+    let gone = gone.expect("a delete").into_inner();
+    assert_eq!((gone.deleted, gone.prev_kvs.len(), gone.header.expect("a header").revision), (2, 2, 5));
+    let nothing = kv.delete_range(pb::DeleteRangeRequest { key: bytes("a"), ..Default::default() }).await.expect("a delete").into_inner();
+    assert_eq!((nothing.deleted, nothing.header.expect("a header").revision), (0, 5));
+}
+
+#[tokio::test]
+async fn a_transaction_takes_the_branch_that_its_compares_say() {
+    let node = Node::start().await;
+    let mut kv = KvClient::new(node.channel().await);
+    let txn = pb::TxnRequest {
+        compare: vec![pb::Compare {
+            key: bytes("a"),
+            result: CompareResult::Equal as i32,
+            target: CompareTarget::Create as i32,
+            target_union: Some(TargetUnion::CreateRevision(0)),
+            ..Default::default()
+        }],
+        success: vec![op(Op::RequestPut(put("a", "1"))), op(Op::RequestRange(range("a", "")))],
+        failure: vec![op(Op::RequestRange(pb::RangeRequest { serializable: true, ..range("a", "") }))],
+    };
+    let first = kv.txn(txn.clone()).await.expect("a transaction").into_inner();
+    assert!(first.succeeded);
+    assert_eq!(first.header.expect("a header").revision, 2);
+    let Some(pb::response_op::Response::ResponseRange(read)) = &first.responses[1].response else { panic!("{first:?}") };
+    assert_eq!(&read.kvs[0].value[..], b"1", "an operation sees those before it");
+    let second = kv.txn(txn).await.expect("a transaction").into_inner();
+    assert!(!second.succeeded);
+    assert_eq!((second.header.expect("a header").revision, second.responses.len()), (2, 1));
+}
+
+#[tokio::test]
+async fn refusals_have_the_codes_and_texts_that_clients_compare() {
+    let node = Node::start().await;
+    let mut kv = KvClient::new(node.channel().await);
+    let mut lease = LeaseClient::new(node.channel().await);
+    for n in 0..4 {
+        kv.put(put("k", &n.to_string())).await.expect("a put");
+    }
+    kv.compact(pb::CompactionRequest { revision: 4, physical: true }).await.expect("a compaction");
+    let doubled = vec![op(Op::RequestPut(put("x", ""))), op(Op::RequestPut(put("x", "")))];
+    let many = (0..129).map(|n| op(Op::RequestPut(put(&n.to_string(), "")))).collect();
+    let txn = |success| pb::TxnRequest { success, ..Default::default() };
+    let invalid = |text: &str| (Code::InvalidArgument, format!("etcdserver: {text}"));
+    assert_eq!(seen(kv.range(range("", "")).await), invalid("key is not provided"));
+    assert_eq!(seen(kv.put(put("", "")).await), invalid("key is not provided"));
+    assert_eq!(seen(kv.put(pb::PutRequest { ignore_value: true, ..put("none", "") }).await), invalid("key not found"));
+    assert_eq!(seen(kv.put(pb::PutRequest { ignore_value: true, ..put("k", "v") }).await), invalid("value is provided"));
+    assert_eq!(seen(kv.put(pb::PutRequest { ignore_lease: true, lease: 1, ..put("k", "v") }).await), invalid("lease is provided"));
+    assert_eq!(seen(kv.txn(txn(doubled)).await), invalid("duplicate key given in txn request"));
+    assert_eq!(seen(kv.txn(txn(many)).await), invalid("too many operations in txn request"));
+    assert_eq!(seen(kv.txn(txn(vec![pb::RequestOp::default()])).await), invalid("key not found"));
+    assert_eq!(seen(kv.put(put("k", &"v".repeat(3 << 19))).await), invalid("request is too large"));
+    let outside = |text: &str| (Code::OutOfRange, format!("etcdserver: {text}"));
+    let compacted = outside("mvcc: required revision has been compacted");
+    assert_eq!(seen(kv.range(pb::RangeRequest { revision: 3, ..range("k", "") }).await), compacted);
+    assert_eq!(seen(kv.compact(pb::CompactionRequest { revision: 4, physical: false }).await), compacted);
+    let future = outside("mvcc: required revision is a future revision");
+    assert_eq!(seen(kv.range(pb::RangeRequest { revision: 99, ..range("k", "") }).await), future);
+    let no_lease = (Code::NotFound, "etcdserver: requested lease not found".to_owned());
+    assert_eq!(seen(kv.put(pb::PutRequest { lease: 77, ..put("k", "v") }).await), no_lease);
+    assert_eq!(seen(lease.lease_revoke(pb::LeaseRevokeRequest { id: 77 }).await), no_lease);
+    lease.lease_grant(pb::LeaseGrantRequest { ttl: 5, id: 7 }).await.expect("a lease");
+    let exists = (Code::FailedPrecondition, "etcdserver: lease already exists".to_owned());
+    assert_eq!(seen(lease.lease_grant(pb::LeaseGrantRequest { ttl: 5, id: 7 }).await), exists);
+    let too_long = outside("too large lease TTL");
+    assert_eq!(seen(lease.lease_grant(pb::LeaseGrantRequest { ttl: 9_000_000_001, id: 8 }).await), too_long);
+}
+
+#[tokio::test]
+async fn a_lease_lives_while_it_is_kept_alive_and_takes_its_keys_along() {
+    let node = Node::start().await;
+    let mut kv = KvClient::new(node.channel().await);
+    let mut lease = LeaseClient::new(node.channel().await);
+    let granted = lease.lease_grant(pb::LeaseGrantRequest { ttl: 60, id: 0 }).await.expect("a lease").into_inner();
+    assert!(granted.id > 0);
+    assert_eq!(granted.ttl, 60);
+    let least = lease.lease_grant(pb::LeaseGrantRequest { ttl: 1, id: 9 }).await.expect("a lease").into_inner();
+    assert_eq!(least.ttl, EtcdLimits::default().lease_ttl_s_min);
+    kv.put(pb::PutRequest { lease: granted.id, ..put("held", "v") }).await.expect("a put");
+    let asked = tokio_stream::iter([granted.id, 12345].map(|id| pb::LeaseKeepAliveRequest { id }));
+    let mut answers = lease.lease_keep_alive(asked).await.expect("a stream").into_inner();
+    let mut ttls = Vec::new();
+    while let Some(answer) = answers.message().await.expect("an answer") {
+        ttls.push((answer.id, answer.ttl));
+    }
+    assert_eq!(ttls, [(granted.id, 60), (12345, 0)], "an unknown lease has no time to live");
+    let held = lease.lease_time_to_live(pb::LeaseTimeToLiveRequest { id: granted.id, keys: true }).await.expect("a lease").into_inner();
+    assert!((58..=60).contains(&held.ttl), "{held:?}");
+    assert_eq!((held.granted_ttl, &held.keys[0][..]), (60, &b"held"[..]));
+    let unknown = lease.lease_time_to_live(pb::LeaseTimeToLiveRequest { id: 4, keys: false }).await.expect("an answer").into_inner();
+    assert_eq!(unknown.ttl, -1);
+    let all = lease.lease_leases(pb::LeaseLeasesRequest {}).await.expect("leases").into_inner();
+    assert_eq!(all.leases.len(), 2);
+    lease.lease_revoke(pb::LeaseRevokeRequest { id: granted.id }).await.expect("the lease ends");
+    assert_eq!(kv.range(range("held", "")).await.expect("a range").into_inner().count, 0);
+}
+
+#[tokio::test]
+async fn a_streamed_range_is_the_range_in_chunks_at_one_revision() {
+    let limits = EtcdLimits { range_chunk_bytes: 4 << 10, ..EtcdLimits::default() };
+    let node = Node::start_with(Setup { etcd: limits, ..Setup::default() }).await;
+    let mut kv = KvClient::new(node.channel().await);
+    for n in 0..500 {
+        kv.put(put(&format!("k{n:04}"), &"v".repeat(n % 200))).await.expect("a put");
+    }
+    for limit in [0, 1, 100, 499, 500, 501] {
+        let request = pb::RangeRequest { limit, ..range("k", "l") };
+        let whole = kv.range(request.clone()).await.expect("a range").into_inner();
+        let mut chunks = kv.range_stream(request).await.expect("a stream").into_inner();
+        let (mut kvs, mut last, mut count) = (Vec::new(), None, 0);
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk.expect("a chunk").range_response.expect("a response");
+            assert!(last.is_none(), "nothing follows the header");
+            count += 1;
+            kvs.extend(chunk.kvs);
+            last = chunk.header.map(|header| (header.revision, chunk.more, chunk.count));
+        }
+        assert!(count > 1 || limit == 1, "{limit}");
+        assert_eq!(kvs, whole.kvs, "{limit}");
+        assert_eq!(last, Some((501, whole.more, whole.count)), "{limit}");
+    }
+    let sorted = pb::RangeRequest { sort_order: 1, ..range("k", "l") };
+    assert_eq!(seen(kv.range_stream(sorted).await).0, Code::Unimplemented);
+}
+
+#[tokio::test]
+async fn without_a_leader_those_who_ask_for_one_are_refused() {
+    let node = Node::start().await;
+    let mut kv = KvClient::new(node.channel().await);
+    let mut health = HealthClient::new(node.channel().await);
+    let check = HealthCheckRequest { service: String::new() };
+    assert_eq!(health.check(check.clone()).await.expect("health").into_inner().status, 1);
+    node.pulse.set_leader(0, 2);
+    let mut request = Request::new(range("a", ""));
+    request.metadata_mut().insert("hasleader", "true".parse().expect("a value"));
+    assert_eq!(seen(kv.range(request).await), (Code::Unavailable, "etcdserver: no leader".to_owned()));
+    kv.range(pb::RangeRequest { serializable: true, ..range("a", "") }).await.expect("a range");
+    assert_eq!(health.check(check).await.expect("health").into_inner().status, 2);
+}
+
+#[tokio::test]
+async fn members_status_alarms_and_hashes_are_told() {
+    let node = Node::start().await;
+    let mut kv = KvClient::new(node.channel().await);
+    let mut maintenance = MaintenanceClient::new(node.channel().await);
+    kv.put(put("a", "1")).await.expect("a put");
+    let members = ClusterClient::new(node.channel().await).member_list(pb::MemberListRequest { linearizable: true }).await;
+    let members = members.expect("members").into_inner();
+    assert_eq!((members.members[0].id, members.header.expect("a header").revision), (IDENTITY.member, 0));
+    let status = maintenance.status(pb::StatusRequest {}).await.expect("a status").into_inner();
+    assert_eq!((status.leader, status.raft_term, status.version.as_str()), (IDENTITY.member, 1, "3.7.0"));
+    assert_eq!(status.db_size_quota, 2 << 30);
+    let hash = maintenance.hash_kv(pb::HashKvRequest { revision: 0 }).await.expect("a hash").into_inner();
+    assert_eq!(hash.hash_revision, 2);
+    let alarm = |action, alarm| pb::AlarmRequest { action, member_id: 5, alarm };
+    let armed = maintenance.alarm(alarm(1, 1)).await.expect("an alarm").into_inner();
+    assert_eq!((armed.alarms.len(), armed.alarms[0].member_id, armed.alarms[0].alarm), (1, 5, 1));
+    let full = (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded".to_owned());
+    assert_eq!(seen(kv.put(put("b", "1")).await), full);
+    maintenance.alarm(alarm(2, 1)).await.expect("no alarm");
+    kv.put(put("b", "1")).await.expect("a put");
+    assert!(maintenance.alarm(alarm(0, 0)).await.expect("a list").into_inner().alarms.is_empty());
+}
+
+#[tokio::test]
+async fn what_is_not_served_says_so() {
+    let node = Node::start().await;
+    let mut auth = AuthClient::new(node.channel().await);
+    assert!(!auth.auth_status(pb::AuthStatusRequest {}).await.expect("a status").into_inner().enabled);
+    let off = (Code::FailedPrecondition, "etcdserver: authentication is not enabled".to_owned());
+    assert_eq!(seen(auth.authenticate(pb::AuthenticateRequest::default()).await), off);
+    let (code, text) = seen(auth.auth_enable(pb::AuthEnableRequest {}).await);
+    assert_eq!(code, Code::Unimplemented);
+    assert!(text.starts_with("concur: "), "{text}");
+    let mut lock = concur_proto::v3lockpb::lock_client::LockClient::new(node.channel().await);
+    assert_eq!(seen(lock.lock(concur_proto::v3lockpb::LockRequest::default()).await).0, Code::Unimplemented);
+}
