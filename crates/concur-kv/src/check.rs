@@ -64,7 +64,8 @@ fn has_key(key: &Bytes) -> Result<(), KvError> {
     if key.is_empty() { Err(KvError::EmptyKey) } else { Ok(()) }
 }
 
-fn check_txn(txn: &Txn, ops_max: usize) -> Result<(), KvError> {
+/// Checks a transaction.
+pub fn check_txn(txn: &Txn, ops_max: usize) -> Result<(), KvError> {
     check_ops(txn, ops_max)?;
     written_by(&txn.success)?;
     written_by(&txn.failure)?;

@@ -42,7 +42,7 @@ mod store;
 mod txn;
 mod watch;
 
-pub use check::{LEASE_TTL_MAX_S, TXN_OPS_MAX, check, check_query, check_range};
+pub use check::{LEASE_TTL_MAX_S, TXN_OPS_MAX, check, check_query, check_range, check_txn};
 pub use command::*;
 pub use error::KvError;
 pub use footprint::footprint;

@@ -43,31 +43,26 @@ impl Kv {
     pub(crate) fn range_in(&self, query: &RangeQuery) -> RangeAnswer {
         let revision = self.store.seen();
         let at = Some(query.revision).filter(|&at| at > Revision::CURRENT);
-        let records = self.store.range(&query.key, &query.range_end, at);
         if query.count_only {
-            return RangeAnswer { revision, count: records.count() as u64, ..RangeAnswer::default() };
+            let count = self.store.count(&query.key, &query.range_end, at);
+            return RangeAnswer { revision, count, ..RangeAnswer::default() };
         }
         let limit = usize::try_from(query.limit).ok().filter(|&limit| limit > 0).unwrap_or(usize::MAX);
-        let in_key_order = query.is_in_key_order();
-        // A limit is reached early only if neither an order nor a filter stands before it.
-        let take = if in_key_order && !query.is_filtered() { limit } else { usize::MAX };
-        let mut count = 0u64;
-        let mut more = false;
-        let mut found: Vec<&Record> = Vec::new();
-        for record in records {
-            count += 1;
-            if !query.is_filtered() || query.passes(record) {
-                if found.len() < take {
-                    found.push(record);
-                } else {
-                    more = true;
-                }
-            }
-        }
-        if !in_key_order {
+        let records = self.store.range(&query.key, &query.range_end, at);
+        let mut found: Vec<&Record>;
+        let count;
+        if query.is_in_key_order() && !query.is_filtered() {
+            // One more than asked for tells whether there are more; the rest is only counted.
+            found = records.take(limit.saturating_add(1)).collect();
+            let is_all = found.len() <= limit;
+            count = if is_all { found.len() as u64 } else { self.store.count(&query.key, &query.range_end, at) };
+        } else {
+            found = records.collect();
+            count = found.len() as u64;
+            found.retain(|record| query.passes(record));
             query.sort(&mut found);
         }
-        more |= found.len() > limit;
+        let more = found.len() > limit;
         found.truncate(limit);
         let key_value = if query.keys_only { Record::key_only } else { Record::key_value };
         RangeAnswer { revision, kvs: found.into_iter().map(key_value).collect(), more, count }

@@ -208,6 +208,15 @@ impl Store {
             .filter(|record| !record.is_delete())
     }
 
+    /// How many keys of a range exist.
+    pub(crate) fn count(&self, key: &[u8], range_end: &[u8], at: Option<Revision>) -> u64 {
+        // Without tombstones no record needs to be looked at, which is most of the cost.
+        if at.is_none() && self.live == self.keys.len() as u64 {
+            return span(key, range_end).map_or(0, |bounds| self.keys.range::<[u8], _>(bounds).count() as u64);
+        }
+        self.range(key, range_end, at).count() as u64
+    }
+
     /// Writes a version of a key in the open revision, or deletes the key, which must exist. Returns the version before.
     pub(crate) fn write(&mut self, key: &[u8], new: Option<(&[u8], LeaseId)>) -> Option<Record> {
         let slot = self.keys.get_mut(key);

@@ -3,6 +3,7 @@
 //! Three steps: every compare on the path taken is judged on the state before the transaction, those inside too; every operation
 //! on that path is checked; then they are executed in order, each seeing what was written before it. Nothing can fail in the third.
 
+use crate::check::check_txn;
 use crate::command::{Compare, Op, Relation, Target, Txn};
 use crate::record::View;
 use crate::reply::{OpReply, TxnReply};
@@ -24,6 +25,7 @@ impl Kv {
         if !txn.is_read_only() {
             return Err(KvError::NotReadOnly);
         }
+        check_txn(txn, self.config.txn_ops_max)?;
         let path = self.judge_and_check(txn)?;
         let reply = self.answer_txn(txn, &mut path.into_iter());
         Ok(TxnReply { revision: self.store.seen(), ..reply })

@@ -154,7 +154,7 @@ fn a_large_compaction_is_immediate_for_readers_and_removed_bit_by_bit() {
     assert_eq!(shell.range(range("k", "l")).count, 10);
     let steps = (0..).take_while(|_| {
         shell.0.changes();
-        shell.run(Command::Read(Query::Status));
+        shell.run(idle());
         let removed = shell.0.changes().len();
         assert!(removed <= 34, "{removed} removals in a command");
         removed > 0
@@ -530,7 +530,7 @@ fn a_hash_at_a_revision_does_not_see_later_changes_nor_how_far_a_compaction_has_
     assert_eq!(hash(&shell, 10_003), Err(KvError::FutureRevision));
     let during = hash(&shell, 9_500).unwrap();
     for _ in 0..1000 {
-        shell.run(Command::Read(Query::Status));
+        shell.run(idle());
     }
     assert_eq!(hash(&shell, 9_500), Ok(during));
 }

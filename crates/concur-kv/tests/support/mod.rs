@@ -29,6 +29,11 @@ pub fn then(success: Vec<Op>) -> Txn {
     Txn { success, ..Txn::default() }
 }
 
+/// A command that changes nothing but how far a compaction has come.
+pub fn idle() -> Command {
+    Command::LeaseRenew { ids: vec![] }
+}
+
 /// A store to type commands at; everything happens at time 0 unless said otherwise.
 pub struct Shell(pub Kv);
 
