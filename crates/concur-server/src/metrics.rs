@@ -148,6 +148,8 @@ struct States {
     revision: Gauge,
     compacted: Gauge,
     leases: Gauge<u64, AtomicU64>,
+    resident: Gauge<u64, AtomicU64>,
+    descriptors: Gauge<u64, AtomicU64>,
 }
 
 /// How a node names itself in its own metrics.
@@ -223,6 +225,8 @@ impl Metrics {
         registry.register("etcd_debugging_mvcc_keys", "Keys in the store", states.keys.clone());
         registry.register("etcd_debugging_mvcc_current_revision", "The current revision", states.revision.clone());
         registry.register("etcd_debugging_mvcc_compact_revision", "The compacted revision", states.compacted.clone());
+        registry.register("process_resident_memory_bytes", "Memory of the process", states.resident.clone());
+        registry.register("process_open_fds", "Open descriptors of the process", states.descriptors.clone());
         let id = format!("{:x}", identity.member);
         registry.register("etcd_server_id", "The member's id", one(vec![("server_id", id)]));
         registry.register("etcd_server_version", "The API's version", one(vec![("server_version", ETCD_VERSION.to_owned())]));
@@ -278,6 +282,8 @@ impl Metrics {
         states.revision.set(store.revision.0);
         states.compacted.set(store.compacted.0);
         states.leases.set(store.leases);
+        states.resident.set(resident_bytes());
+        states.descriptors.set(std::fs::read_dir("/proc/self/fd").map_or(0, |open| open.count() as u64));
         let mut page = String::with_capacity(16 << 10);
         if text::encode(&mut page, &self.registry).is_err() {
             page.clear();
@@ -290,6 +296,14 @@ impl Metrics {
     pub fn wal_synced(&self, took: Duration) {
         self.wal_fsync_seconds.observe(took.as_secs_f64());
     }
+}
+
+/// What the process holds in memory, where the kernel says so.
+fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kilobytes = line.and_then(|text| text.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
+    kilobytes.unwrap_or(0) << 10
 }
 
 /// Sets a counter to a count kept elsewhere, which never falls while the process lives.

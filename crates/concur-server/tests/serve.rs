@@ -5,25 +5,14 @@ mod common;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{Node, Setup};
+use common::{Node, Setup, get};
 use concur_proto::etcdserverpb as pb;
 use concur_proto::etcdserverpb::kv_client::KvClient;
 use concur_proto::etcdserverpb::watch_client::WatchClient;
 use concur_server::door::DoorLimits;
 use concur_server::serve::ServeLimits;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic::Code;
-
-async fn get(node: &Node, path: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(node.address).await.expect("a connection");
-    let request = format!("GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.expect("the request is sent");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.expect("an answer");
-    let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status line");
-    (status, answer.split_once("\r\n\r\n").map_or(String::new(), |(_, body)| body.to_owned()))
-}
 
 fn put(value_bytes: usize) -> pb::PutRequest {
     pb::PutRequest { key: Bytes::from_static(b"k"), value: Bytes::from(vec![b'v'; value_bytes]), ..Default::default() }

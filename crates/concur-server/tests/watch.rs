@@ -255,10 +255,14 @@ async fn a_slow_reader_misses_nothing() {
     for _ in 0..120 {
         put(&mut kv, "k", &value).await;
     }
+    let (_, page) = common::get(&node, "/metrics").await;
+    assert!(page.contains("etcd_debugging_mvcc_slow_watcher 1\n"), "it is behind");
     let revisions: Vec<i64> = watches.events(120).await.into_iter().map(|event| event.3).collect();
     assert_eq!(revisions, (2..122).collect::<Vec<_>>());
     put(&mut kv, "k", "last").await;
     assert_eq!(watches.events(1).await, [event(0, "k", "last", 122)]);
+    let (_, page) = common::get(&node, "/metrics").await;
+    assert!(page.contains("etcd_debugging_mvcc_slow_watcher 0\n"), "it is not behind any more");
 }
 
 #[tokio::test]
@@ -273,4 +277,23 @@ async fn a_stream_that_needs_a_leader_ends_without_one() {
     let ended: Status = responses.message().await.expect_err("the stream ends");
     assert_eq!((ended.code(), ended.message()), (Code::Unavailable, "etcdserver: no leader"));
     drop(asks);
+}
+
+#[tokio::test]
+async fn a_step_too_large_to_hand_out_is_served_from_the_history() {
+    let hub = HubLimits { step_revisions_max: 0, slice_changes_max: 2, ..HubLimits::default() };
+    let node = Node::start_with(Setup { hub, ..Setup::default() }).await;
+    let mut kv = KvClient::new(node.channel().await);
+    let mut watches = Watches::open(node.channel().await).await;
+    watches.create(watch("k", "l")).await;
+    watches.create(pb::WatchCreateRequest { start_revision: 9, ..watch("k", "l") }).await;
+    let mut heard = [Vec::new(), Vec::new()];
+    for n in 2..12 {
+        put(&mut kv, &format!("k{n}"), "").await;
+    }
+    while heard.iter().map(Vec::len).sum::<usize>() < 13 {
+        let response = watches.next().await;
+        heard[response.watch_id as usize].extend(response.events.into_iter().map(|event| shown(event).3));
+    }
+    assert_eq!(heard, [(2..12).collect::<Vec<_>>(), (9..12).collect::<Vec<_>>()]);
 }

@@ -1,13 +1,15 @@
 //! The Lease service.
 
+use std::collections::VecDeque;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::pin::Pin;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::task::{Context, Poll};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use concur_kv::{Answer, Command, KvError, LeaseId, Query, Reply};
 use concur_proto::etcdserverpb as pb;
 use concur_proto::etcdserverpb::lease_server::Lease;
-use tokio_stream::{Stream, StreamExt};
+use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Caller, Etcd, errors, unexpected};
@@ -17,9 +19,12 @@ use crate::metrics::Call;
 /// How often another id is tried when a random one is taken.
 const ID_ATTEMPTS_MAX: usize = 4;
 
+/// Leases renewed by one command.
+const RENEWALS_MAX: usize = 1024;
+
 #[tonic::async_trait]
 impl Lease for Etcd {
-    type LeaseKeepAliveStream = Pin<Box<dyn Stream<Item = Result<pb::LeaseKeepAliveResponse, Status>> + Send>>;
+    type LeaseKeepAliveStream = KeepAlive;
 
     async fn lease_grant(&self, request: Request<pb::LeaseGrantRequest>) -> Result<Response<pb::LeaseGrantResponse>, Status> {
         self.metrics.count(Call::LeaseGrant, self.do_grant(request)).await
@@ -78,30 +83,27 @@ impl Etcd {
         }
     }
 
-    /// Answers each keep-alive in turn, as the client sends them; no task stands behind the stream.
+    /// Renews what the client asked for so far in one command, then what it asked for meanwhile; no task stands behind the stream.
     async fn do_keep_alive(
         &self,
         request: Request<Streaming<pb::LeaseKeepAliveRequest>>,
     ) -> Result<Response<<Self as Lease>::LeaseKeepAliveStream>, Status> {
         let leader = super::wants_leader(request.metadata());
         self.caller(request.metadata())?;
-        let etcd = self.clone();
-        let answers = request.into_inner().then(move |asked| {
-            let etcd = etcd.clone();
-            async move { etcd.renew(asked?.id, leader).await }
-        });
-        Ok(Response::new(Box::pin(answers)))
+        let (etcd, asked) = (self.clone(), request.into_inner());
+        Ok(Response::new(KeepAlive { etcd, leader, asked, ended: None, renewing: None, answers: VecDeque::new() }))
     }
 
-    async fn renew(&self, id: i64, leader: bool) -> Result<pb::LeaseKeepAliveResponse, Status> {
+    async fn renew(self, ids: Vec<LeaseId>, leader: bool) -> Renewed {
         if leader && self.door.pulse().leader() == 0 {
             return Err(errors::NO_LEADER.into());
         }
-        let caller = Caller { deadline: std::time::Instant::now() + self.limits.request_time_max };
-        match self.execute(Command::LeaseRenew { ids: vec![LeaseId(id)] }, &caller).await? {
-            (Reply::LeasesRenewed { revision, ttls_s }, stamp) => {
-                let ttl = ttls_s.first().copied().ok_or_else(unexpected)?;
-                Ok(pb::LeaseKeepAliveResponse { header: self.header(revision, stamp), id, ttl })
+        let caller = Caller { deadline: Instant::now() + self.limits.request_time_max };
+        match self.execute(Command::LeaseRenew { ids: ids.clone() }, &caller).await? {
+            (Reply::LeasesRenewed { revision, ttls_s }, stamp) if ttls_s.len() == ids.len() => {
+                let header = self.header(revision, stamp);
+                let answer = |(id, ttl): (LeaseId, i64)| pb::LeaseKeepAliveResponse { header, id: id.0, ttl };
+                Ok(ids.into_iter().zip(ttls_s).map(answer).collect())
             }
             _ => Err(unexpected()),
         }
@@ -132,6 +134,68 @@ impl Etcd {
             })),
             _ => Err(unexpected()),
         }
+    }
+}
+
+type Renewed = Result<VecDeque<pb::LeaseKeepAliveResponse>, Status>;
+
+/// The answers to a stream of keep-alives.
+pub struct KeepAlive {
+    etcd: Etcd,
+    leader: bool,
+    asked: Streaming<pb::LeaseKeepAliveRequest>,
+    /// Nothing more is asked, and whether the client broke off.
+    ended: Option<Option<Status>>,
+    renewing: Option<Pin<Box<dyn Future<Output = Renewed> + Send>>>,
+    answers: VecDeque<pb::LeaseKeepAliveResponse>,
+}
+
+impl Stream for KeepAlive {
+    type Item = Result<pb::LeaseKeepAliveResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            if let Some(answer) = self.answers.pop_front() {
+                return Poll::Ready(Some(Ok(answer)));
+            }
+            if let Some(renewing) = &mut self.renewing {
+                let renewed = std::task::ready!(renewing.as_mut().poll(cx));
+                self.renewing = None;
+                match renewed {
+                    Ok(answers) => self.answers = answers,
+                    Err(status) => {
+                        self.ended = Some(None);
+                        return Poll::Ready(Some(Err(status)));
+                    }
+                }
+                continue;
+            }
+            let ids = self.gather(cx);
+            if !ids.is_empty() {
+                self.renewing = Some(Box::pin(self.etcd.clone().renew(ids, self.leader)));
+                continue;
+            }
+            return match &mut self.ended {
+                None => Poll::Pending,
+                Some(broken) => Poll::Ready(broken.take().map(Err)),
+            };
+        }
+    }
+}
+
+impl KeepAlive {
+    /// What the client has asked so far.
+    fn gather(&mut self, cx: &mut Context<'_>) -> Vec<LeaseId> {
+        let mut ids = Vec::new();
+        while ids.len() < RENEWALS_MAX && self.ended.is_none() {
+            match Pin::new(&mut self.asked).poll_next(cx) {
+                Poll::Ready(Some(Ok(asked))) => ids.push(LeaseId(asked.id)),
+                Poll::Ready(Some(Err(status))) => self.ended = Some(Some(status)),
+                Poll::Ready(None) => self.ended = Some(None),
+                Poll::Pending => break,
+            }
+        }
+        ids
     }
 }
 

@@ -13,7 +13,8 @@ use concur_server::front::Front;
 use concur_server::metrics::{Labels, Metrics};
 use concur_server::serve::{ServeLimits, serve};
 use concur_server::watch::{Hub, HubLimits};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tonic::transport::Channel;
@@ -63,6 +64,17 @@ impl Node {
     pub async fn channel(&self) -> Channel {
         Channel::from_shared(format!("http://{}", self.address)).expect("a URL").connect().await.expect("a connection")
     }
+}
+
+/// A page over plain HTTP: its status and body.
+pub async fn get(node: &Node, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(node.address).await.expect("a connection");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("the request is sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("an answer");
+    let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status line");
+    (status, answer.split_once("\r\n\r\n").map_or(String::new(), |(_, body)| body.to_owned()))
 }
 
 struct Driver {
