@@ -68,6 +68,14 @@ impl Footprint {
         }
     }
 
+    /// About how many bytes it takes on the wire.
+    pub fn size_bytes(&self) -> usize {
+        match self {
+            Self::Everything => 1,
+            Self::Spans { reads, writes } => reads.iter().chain(writes).map(Span::size_bytes).sum(),
+        }
+    }
+
     /// Sorts the spans and drops repeated ones.
     pub fn normalise(&mut self) {
         if let Self::Spans { reads, writes } = self {
@@ -88,6 +96,13 @@ impl Span {
     pub fn start(&self) -> &Bytes {
         match self {
             Self::Key(key) | Self::From(key) | Self::Range { start: key, .. } => key,
+        }
+    }
+
+    fn size_bytes(&self) -> usize {
+        match self {
+            Self::Key(key) | Self::From(key) => 4 + key.len(),
+            Self::Range { start, end } => 8 + start.len() + end.len(),
         }
     }
 

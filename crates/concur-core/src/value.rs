@@ -75,7 +75,7 @@ impl Value {
     pub fn size_bytes(&self) -> usize {
         match self {
             Self::Noop => 1,
-            Self::Batch(batch) => 48 + batch.commands.len(),
+            Self::Batch(batch) => 48 + batch.footprint.size_bytes() + batch.commands.len(),
             Self::Seal(seal) => 32 + seal.body.len(),
         }
     }

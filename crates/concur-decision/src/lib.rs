@@ -1,1 +1,28 @@
 //! How replicas vote: one folder a protocol, and the registry that lists them.
+//!
+//! A protocol implements [`concur_core::Protocol`] in a folder of its own and is added by one line to the `registry!` list below.
+//! Everything else (the configuration's words, the command line, the simulator, the benchmarks, the tables in the docs) iterates
+//! [`registry`] or asks [`find`]; the enums [`Leadership`] and [`Optimistic`] and the conversions to a [`DecisionMaking`] are made
+//! from the same line.
+//!
+//! It does not run anything: a replica drives what stands here.
+
+mod registry;
+
+pub mod epaxos;
+pub mod raft;
+
+pub use registry::DecisionMaking;
+
+registry::registry! {
+    /// Protocols in which one leader at a time proposes.
+    Leadership {
+        /// Raft (Ongaro and Ousterhout 2014).
+        Raft => raft::Raft,
+    }
+    /// Protocols without a leader, which take a longer path when commands collide.
+    Optimistic {
+        /// EPaxos, in its corrected form.
+        EPaxos => epaxos::EPaxos,
+    }
+}

@@ -1,0 +1,428 @@
+//! EPaxos: no leader; any replica has a command decided in one round trip to its nearest fast quorum if nothing interferes.
+//!
+//! Each voter owns a lane and proposes its commands in its own instances. The *coordinator* of a command asks the others which
+//! commands interfere with it; they note it (*pre-accept*) and answer with what they know beyond the coordinator's own list. If a
+//! fast quorum has nothing to add, the list stands and the command is decided. Otherwise the union of a slow quorum's lists is put
+//! to the vote like any value in Paxos. Of two commands that interfere at least one lists the other, since the quorums that noted
+//! them meet; execution follows the lists, as a graph, and so every replica executes the two in one order. Whoever misses a
+//! decision asks for it, and if nobody knows it finishes the instance at a higher ballot, with its command or with nothing.
+//!
+//! This is the corrected protocol, EPaxos\* (Ryabinin, Gotsman and Sutra, "Making Democracy Work: Fixing and Simplifying
+//! Egalitarian Paxos", 2025), of Moraru, Andersen and Kaminsky's "There Is More Consensus in Egalitarian Parliaments" (2013), for
+//! e = 1: the fast path survives one failure. With f = ⌊(N−1)/2⌋, a slow quorum is N−f voters and a fast one N−1 (N if f = 0).
+//! The papers' `bal` and `abal` are [`Vote::joined`] and [`Vote::voted`], `initCmd` is [`Vote::command`], `initDep`
+//! [`Vote::initial`], `cmd` and `dep` are [`Vote::noop`] with the command, and [`Vote::deps`].
+//!
+//! **Why e = 1 needs no validation.** Whoever recovers has answers of a slow quorum Q. If the coordinator is among them it has
+//! joined the ballot and will not commit fast, so without a vote in Q the instance becomes a no-op. Otherwise let R be those in Q
+//! that noted the command and added nothing. A fast commit leaves at most one of Q outside R; if more are outside, it is a no-op.
+//! If not, |R| ≥ |Q|−1, and R with the coordinator, which made its own note durable before anyone heard of the command, is a slow
+//! quorum that noted the command with nothing to add. Any command that interferes has a slow quorum of its own, and in the
+//! replica where the two meet one was noted before the other and is listed by it. So the coordinator's list may be put to the
+//! vote at once. With e = 2 that quorum would be one short, and the commands unlisted would have to be asked for.
+//!
+//! **A process that restarts.** Every note, ballot and vote is durable before it is answered, and the index of what interferes is
+//! made again from the records. A fast commit is durable at the coordinator before anything follows from it, because in the next
+//! run the coordinator answers a recovery, and its answer says that it did not commit fast. A restarted coordinator never resumes
+//! the zero ballot: it finishes its undecided instances at a higher one like anyone's. A proposal leaves after its own record, so
+//! that the numbers in the records bound those that anyone knows.
+//!
+//! **Dependencies are a number a lane,** every interfering instance below it. In the coordinator's own lane its own list is
+//! right as it is (its earlier commands are in its index), so that voters add nothing there and reordered messages cost nothing.
+//!
+//! **Forgetting.** What is executed durably here may be forgotten here ([`Floor::Local`]). It is decided, so a forgetter answers
+//! every question about it with "decided, fetch my state"; recovery counts only those who remember; and its index answers with
+//! at least the bound of what it evicted, so that nothing interfering goes unlisted. (Validation, were it added, would ask about
+//! executed instances, and then the floor must be what all voters executed.)
+//!
+//! Not here: fast quorums that survive two failures (5 of 7, 3 of 5), weights, an order on reads of several keys, batching,
+//! execution, at-most-once. Nor a bound on components: whoever submits must hold back while much of its own is not executed.
+
+mod accept;
+mod commit;
+mod conflicts;
+mod learn;
+mod messages;
+mod pace;
+mod propose;
+mod read;
+mod recover;
+mod restart;
+
+pub use messages::{Ballot, Chosen, Decided, Deps, Message, Progress, Record, Report, Stretch, Timer, Vote};
+
+use concur_core::{
+    BatchId, Boot, Context, Corrupt, Family, Floor, Frontier, Health, Input, Inspection, Instance, LaneId, Ordering, Phase, Protocol,
+    QuorumRule, QuorumSystem, ReadId, ReplicaId, ReplicaSet, Traits, Value,
+};
+use conflicts::Conflicts;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// The coordinator's ballot, below every other.
+const ZERO: Ballot = Ballot { round: 0, owner: ReplicaId(0) };
+/// How many of its own instances a replica may be ahead of what it has durably executed.
+const BACKLOG_MAX: u64 = 1 << 16;
+
+/// One voter of EPaxos in one epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct EPaxos {
+    me: ReplicaId,
+    /// This replica's lane: its place among the voters. An observer has none.
+    lane: Option<LaneId>,
+    /// Whose lane is which.
+    voters: Vec<ReplicaId>,
+    limits: Limits,
+    /// The next number in this replica's lane.
+    next: u64,
+    lanes: Vec<Lane>,
+    conflicts: Conflicts,
+    /// Executed durably, in each lane below this number.
+    floor: Vec<u64>,
+    /// The floor one tick ago, and so known to most coordinators: up to here the index may be evicted without slow paths.
+    floor_aged: Vec<u64>,
+    /// Decided, executed, and not held here any more, unless it is still among the votes.
+    gone: Frontier,
+    /// Decided instances below the floor that are kept for replicas that lag, oldest first, and their bytes.
+    retained: VecDeque<Instance>,
+    retained_bytes: usize,
+    /// Instances that this replica drives towards a decision.
+    leads: BTreeMap<Instance, Lead>,
+    /// Undecided instances that somebody else drives, or nobody.
+    watches: BTreeMap<Instance, Watch>,
+    /// What was submitted in this run and is not decided.
+    proposed: BTreeMap<BatchId, u64>,
+    /// Own instances that have a slow quorum and wait for a fast one: since the last time patience ran out, and before that.
+    waiting: [VecDeque<Instance>; 2],
+    /// Seals known here, unless decided as nothing.
+    seals: BTreeSet<Instance>,
+    reads: BTreeMap<ReadId, Reading>,
+    peers: BTreeMap<ReplicaId, Peer>,
+    /// Whom to fetch state from if this instance is still undecided at the next tick.
+    fetch: Option<(Instance, ReplicaId, Frontier)>,
+    ticking: bool,
+    leaving: bool,
+}
+
+/// How many votes are enough, and how much of them may go wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Limits {
+    /// A slow quorum.
+    slow: usize,
+    /// A fast quorum.
+    fast: usize,
+}
+
+/// One lane.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+struct Lane {
+    votes: BTreeMap<u64, Vote>,
+    /// Everything below is decided here.
+    committed: u64,
+    /// `committed` at the last tick.
+    committed_before: u64,
+    /// Nothing from here on is known to exist.
+    known: u64,
+}
+
+/// An instance that this replica drives, at one ballot.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Lead {
+    ballot: Ballot,
+    stage: Stage,
+    /// Who certainly has the command.
+    holders: ReplicaSet,
+    /// For how many ticks nothing was heard.
+    ticks: u32,
+    /// How often this replica has taken the instance up.
+    attempts: u32,
+    /// Whether somebody has joined a higher ballot.
+    overtaken: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Stage {
+    /// Own command, zero ballot: who noted it, who of them had nothing to add, and the union.
+    PreAccept { answers: ReplicaSet, equal: ReplicaSet, union: Deps },
+    /// A fast commit waits to be durable.
+    Durable,
+    /// A higher ballot: what is known.
+    Recover { answers: BTreeMap<ReplicaId, Report> },
+    /// A vote.
+    Accept { oks: ReplicaSet },
+}
+
+/// An instance that this replica does not drive.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+struct Watch {
+    /// For how many ticks nothing has moved.
+    ticks: u32,
+    /// How many ticks later than it might this replica takes it up, drawn at the first.
+    delay: Option<u32>,
+    /// How often it was tried.
+    attempts: u32,
+    /// A round that somebody has joined.
+    round: u64,
+}
+
+/// A round of reads.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Reading {
+    footprint: concur_core::Footprint,
+    answers: ReplicaSet,
+    union: Deps,
+    ticks: u32,
+}
+
+/// What is known of another voter.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Peer {
+    committed: Vec<u64>,
+    gone: Vec<u64>,
+    /// For how many ticks nothing was heard.
+    silent: u32,
+    /// Whether its connection broke.
+    down: bool,
+}
+
+impl Protocol for EPaxos {
+    type Message = Message;
+    type Record = Record;
+    type Timer = Timer;
+    type Order = Deps;
+
+    const TRAITS: Traits = Traits {
+        name: "epaxos",
+        title: "EPaxos",
+        paper: "Moraru, Andersen and Kaminsky 2013, as corrected by Ryabinin, Gotsman and Sutra 2025 (EPaxos*), e = 1",
+        family: Family::Optimistic,
+        order: Ordering::Partial,
+        floor: Floor::Local,
+        has_leader: false,
+        delays: "2 at any replica if nothing interferes, 4 if something does, and a third disk write before the fast answer",
+        quorums: "fast: all but one voter; slow and recovery: a majority",
+        reads: "a round trip to a majority, then what interferes is executed; one key at a time",
+        choose: "clients in several regions write mostly different keys, and no replica may be the bottleneck or its loss a pause",
+        avoid: "most commands interfere (one counter, one global revision), or every fsync counts",
+        transitions: &[
+            "fast path",
+            "slow path",
+            "recovery of another's instance",
+            "recovery of an own instance",
+            "recovery overtaken",
+            "recovery finished with the command",
+            "recovery finished with a no-op",
+            "learned by asking",
+            "own command lost",
+            "barrier read",
+        ],
+    };
+
+    fn quorums(voters: ReplicaSet) -> QuorumSystem {
+        let Limits { slow, fast } = Limits::of(voters.len());
+        QuorumSystem { voters, rule: QuorumRule::Counts { prepare: slow, accept: slow, fast } }
+    }
+
+    fn recover(boot: Boot<Self>, cx: &mut Context<Self>) -> Result<Self, Corrupt> {
+        restart::restart(boot, cx)
+    }
+
+    fn step(&mut self, input: Input<Self>, cx: &mut Context<Self>) {
+        match input {
+            Input::Submit(value) => self.submit(value, cx),
+            Input::Receive { from, message } => self.receive(from, message, cx),
+            Input::Expired(Timer::Tick) => self.tick(cx),
+            Input::Expired(Timer::Patience) => self.lose_patience(cx),
+            Input::Wanted(instance) => self.want(instance, cx),
+            Input::Read { id, footprint } => self.read(id, footprint, cx),
+            Input::Installed(mark) => self.install(&mark.frontier, cx),
+            Input::Floor(frontier) => self.raise_floor(&frontier, cx),
+            Input::Peer(peer, health) => self.hint(peer, health),
+            Input::Leave => self.leaving = true,
+        }
+    }
+
+    fn checkpoint(&self) -> Vec<Record> {
+        self.records()
+    }
+
+    fn inspect(&self) -> Inspection {
+        let votes = || self.lanes.iter().flat_map(|lane| lane.votes.values());
+        let rounds = votes().map(|vote| vote.joined.round);
+        let bytes = votes().filter_map(|vote| vote.command.as_ref()).map(Value::size_bytes).sum::<usize>();
+        Inspection {
+            role: if self.lane.is_some() { "replica" } else { "observer" },
+            ballot: rounds.max().unwrap_or(0),
+            leader: None,
+            undecided: (self.leads.len() + self.watches.len()) as u64,
+            retained: votes().count() as u64,
+            retained_bytes: bytes as u64,
+            details: vec![
+                ("next", self.next.to_string()),
+                ("committed below", format!("{:?}", self.committed())),
+                ("executed durably below", format!("{:?}", self.floor)),
+                ("keys indexed", self.conflicts.len().to_string()),
+                ("instances driven", self.leads.len().to_string()),
+                ("seals seen", self.seals.len().to_string()),
+            ],
+        }
+    }
+}
+
+impl Limits {
+    fn of(voters: usize) -> Self {
+        let f = voters.saturating_sub(1) / 2;
+        Self { slow: voters - f, fast: voters - f.min(1) }
+    }
+}
+
+impl EPaxos {
+    /// The table of messages. What makes no sense is dropped; what was forgotten is answered so, whatever is asked about it.
+    fn receive(&mut self, from: ReplicaId, message: Message, cx: &mut Context<Self>) {
+        if self.lane.is_none() || !self.voters.contains(&from) || !self.makes_sense(&message) {
+            return;
+        }
+        self.heard(from);
+        if let Some(instance) = asked_about(&message)
+            && self.vote(instance).is_none()
+            && self.gone.contains(instance)
+        {
+            return self.say_forgotten(from, instance, cx);
+        }
+        match message {
+            Message::PreAccept { instance, value, deps } => self.pre_accept(from, instance, value, deps, cx),
+            Message::PreAccepted { instance, deps } => self.count_pre_acceptance(from, instance, deps, cx),
+            Message::Accept { instance, ballot, chosen, deps } => self.accept(from, instance, ballot, chosen, deps, cx),
+            Message::Accepted { instance, ballot } => self.count_acceptance(from, instance, ballot, cx),
+            Message::Durable { instance } => self.announce_fast_commit(from, instance, cx),
+            Message::Commit { instance, chosen, deps } => self.learn(from, instance, chosen, deps, cx),
+            Message::Recover { instance, ballot } => self.join(from, instance, ballot, cx),
+            Message::Recovered { instance, ballot, report } => self.count_report(from, instance, ballot, report, cx),
+            Message::Refused { instance, ballot } => self.yield_to(instance, ballot, cx),
+            Message::Ask { stretches } => self.tell(from, &stretches, cx),
+            Message::Answer { decided, rest } => self.learn_all(from, decided, rest, cx),
+            Message::Forgotten { instance, gone } => self.note_forgotten(from, instance, gone, cx),
+            Message::Summary { committed, gone } => self.compare(from, committed, gone, cx),
+            Message::Query { read, footprint } => self.bound(from, read, &footprint, cx),
+            Message::Bounds { read, deps } => self.count_bounds(from, read, &deps, cx),
+        }
+    }
+
+    /// Whether every lane that is named exists, every list has the right length, and every ballot belongs to who uses it.
+    fn makes_sense(&self, message: &Message) -> bool {
+        let lanes = self.lanes.len();
+        let lane = |instance: &Instance| usize::from(instance.lane.0) < lanes;
+        let list = |deps: &Deps| deps.0.len() == lanes;
+        match message {
+            Message::PreAccept { instance, value, deps } => {
+                lane(instance) && list(deps) && !value.is_noop() && deps.below(instance.lane) <= instance.number
+            }
+            Message::PreAccepted { instance, deps } => lane(instance) && deps.as_ref().is_none_or(list),
+            Message::Accept { instance, deps, .. } | Message::Commit { instance, deps, .. } => lane(instance) && list(deps),
+            Message::Accepted { instance, .. }
+            | Message::Durable { instance }
+            | Message::Refused { instance, .. }
+            | Message::Forgotten { instance, .. } => lane(instance),
+            Message::Recover { instance, ballot } => lane(instance) && ballot.round > 0,
+            Message::Recovered { instance, report, .. } => {
+                let report = match report {
+                    Report::Nothing => true,
+                    Report::PreAccepted { value, initial, .. } => list(initial) && !value.is_noop(),
+                    Report::Accepted { chosen, deps, .. } => list(deps) && *chosen != Chosen::Known,
+                };
+                lane(instance) && report
+            }
+            Message::Ask { stretches } => stretches.iter().all(|stretch| lane(&stretch.first)),
+            Message::Answer { decided, rest } => {
+                decided.iter().all(|decided| lane(&decided.instance) && list(&decided.deps))
+                    && rest.as_ref().is_none_or(|stretch| lane(&stretch.first))
+            }
+            Message::Summary { committed, gone } => committed.len() == lanes && gone.len() == lanes,
+            Message::Query { .. } => true,
+            Message::Bounds { deps, .. } => list(deps),
+        }
+    }
+
+    fn lane(&self, lane: LaneId) -> &Lane {
+        &self.lanes[usize::from(lane.0)]
+    }
+
+    fn lane_mut(&mut self, lane: LaneId) -> &mut Lane {
+        &mut self.lanes[usize::from(lane.0)]
+    }
+
+    fn vote(&self, instance: Instance) -> Option<&Vote> {
+        self.lane(instance.lane).votes.get(&instance.number)
+    }
+
+    /// The vote of an instance, made if there is none. An own number that somebody else brought up is not used again.
+    fn vote_mut(&mut self, instance: Instance) -> &mut Vote {
+        if self.lane == Some(instance.lane) {
+            self.next = self.next.max(instance.number + 1);
+        }
+        let lane = self.lane_mut(instance.lane);
+        lane.known = lane.known.max(instance.number + 1);
+        lane.votes.entry(instance.number).or_default()
+    }
+
+    /// Who proposes in an instance's lane.
+    fn coordinator(&self, instance: Instance) -> ReplicaId {
+        self.voters[usize::from(instance.lane.0)]
+    }
+
+    /// Who may use a ballot.
+    fn owner(&self, instance: Instance, ballot: Ballot) -> ReplicaId {
+        if ballot == ZERO { self.coordinator(instance) } else { ballot.owner }
+    }
+
+    /// Whether it is decided, as far as is known here.
+    fn is_decided(&self, instance: Instance) -> bool {
+        let lane = self.lane(instance.lane);
+        instance.number < lane.committed
+            || match lane.votes.get(&instance.number) {
+                Some(vote) => vote.progress == Progress::Committed,
+                None => self.gone.contains(instance),
+            }
+    }
+
+    /// Below these numbers everything is decided here.
+    fn committed(&self) -> Vec<u64> {
+        self.lanes.iter().map(|lane| lane.committed).collect()
+    }
+
+    /// Below these numbers everything is forgotten here.
+    fn gone_below(&self) -> Vec<u64> {
+        (0..self.lanes.len()).map(|lane| self.gone.below(LaneId(lane as u8))).collect()
+    }
+
+    fn hint(&mut self, peer: ReplicaId, health: Health) {
+        if let Some(peer) = self.peers.get_mut(&peer) {
+            peer.down = health == Health::Down;
+        }
+    }
+
+    fn heard(&mut self, from: ReplicaId) {
+        if let Some(peer) = self.peers.get_mut(&from) {
+            peer.silent = 0;
+            peer.down = false;
+        }
+    }
+}
+
+/// The instance that the sender wants something about.
+fn asked_about(message: &Message) -> Option<Instance> {
+    match message {
+        Message::PreAccept { instance, .. } | Message::Accept { instance, .. } | Message::Recover { instance, .. } => Some(*instance),
+        _ => None,
+    }
+}
+
+/// What a vote is for, or what was decided.
+fn chosen_value(vote: &Vote) -> Value {
+    if vote.noop {
+        return Value::Noop;
+    }
+    vote.command.clone().expect("a command that is voted for or decided is known")
+}
+
+/// The phase of [`Context::solicit`] that a pre-acceptance is for.
+const FAST: Phase = Phase::Fast;
