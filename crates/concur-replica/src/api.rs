@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use concur_core::{
-    BootCount, Change, Config, Footprint, Frontier, Health, Inspection, Instance, Mark, Ordering, ReplicaId, SessionId, Strategy, Ticket,
+    BatchId, BootCount, Change, Config, Footprint, Frontier, Health, Inspection, Instance, Mark, Ordering, ReplicaId, SessionId, Strategy,
+    Ticket,
 };
 use concur_execution::{InSession, Level, Stamp};
 use concur_network::Volume;
@@ -203,8 +204,9 @@ pub struct Output {
     pub install: Option<Bulk>,
     /// Transitions that were passed, for traces and coverage.
     pub notes: Vec<(&'static str, Option<Instance>)>,
-    /// The instances executed in this step, in order, if [`Replica::record_executions`](crate::Replica::record_executions) is on.
-    pub executed: Vec<Instance>,
+    /// The instances executed in this step, in order, and the batch that each decided, if
+    /// [`Replica::record_executions`](crate::Replica::record_executions) is on.
+    pub executed: Vec<(Instance, Option<BatchId>)>,
     /// Whether the machine's state changed.
     pub changed: bool,
 }

@@ -15,7 +15,7 @@ impl<M: StateMachine> Replica<M> {
         while let Some((instance, value)) = self.sequencer.pop() {
             out.changed = true;
             if self.record_executions {
-                out.executed.push(instance);
+                out.executed.push((instance, value.id()));
             }
             if let Value::Batch(batch) = value {
                 self.run_batch(&batch, out);
