@@ -1,1 +1,47 @@
 //! The deterministic world: clock, network, disks, faults, clients, checkers.
+//!
+//! A seed is one run: [`Schedule::draw`] makes of it a system of 3 to 7 replicas, its clients with at least 200 operations, and at
+//! least three kinds of [`Fault`] that strike while they work; [`run`] lets it happen in virtual time, drives each
+//! [`concur_replica::Replica`] as the real node does, over the real log's codec on a disk in memory, and holds it to every promise:
+//! agreement, one order of what interferes, nothing acknowledged lost, exactly once, linearizability, what was durable never
+//! falling back, one leader a term, bounded queues, refusing rather than lying, and progress once everything is healed.
+//! [`sweep`](sweep()) runs many seeds on all cores and tells what they covered; [`shrink`](shrink()) makes a run that fails small;
+//! [`latency`] measures commit latencies that must equal closed forms.
+//!
+//! The same seed gives the same bytes on any machine: nothing here iterates a hash map, reads a clock or shares anything between
+//! runs.
+//!
+//! Not here: sockets, real time, and what only the real engine does (its commits are atomic here and take time). The contents of
+//! the engine are never damaged. Members are fixed.
+
+mod clients;
+mod coverage;
+mod drive;
+mod fault;
+mod history;
+pub mod latency;
+mod ledger;
+mod linear;
+mod network;
+mod node;
+mod report;
+mod requests;
+mod run;
+mod schedule;
+mod shrink;
+mod sweep;
+mod trace;
+mod trouble;
+mod witness;
+mod world;
+
+pub use coverage::Coverage;
+pub use fault::{Episode, Fault};
+pub use ledger::Violation;
+pub use report::Report;
+pub use run::{run, run_traced};
+pub use schedule::{Act, Client, Network, Operation, Options, Schedule, Tuning};
+pub use shrink::{Shrunk, shrink};
+pub use sweep::{Failure, Progress, Sweep, Sweeping, sweep};
+pub use trace::Trace;
+pub use world::{Outcome, Verdict};

@@ -1,0 +1,556 @@
+//! How a node is driven, as the real one is: what comes is offered, a step is taken, messages leave at once, records are appended
+//! and synced, one sync at a time for all that waits, and what was executed goes to the engine, off the reply path.
+//!
+//! The log is the real one, over a disk in memory; only time is made up.
+
+use crate::ledger::Violation;
+use crate::node::{Asked, Job, Point, Process};
+use crate::witness::Witness;
+use crate::world::{Thing, World};
+use bytes::Bytes;
+use concur_core::{BootCount, Config, Epoch, GroupId, Health, Ordering, ReplicaId, ReplicaSet, Rng, Ticket, Time};
+use concur_kv::Ordering as Order;
+use concur_replica::{Event, Outgoing, Output, Recovered, Refused, Replica, Reply, Settings, Token};
+use concur_store::log::{Log, LogError, LogIdentity, LogOptions};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+const GROUP: GroupId = GroupId(0);
+
+impl World<'_> {
+    /// Starts a node's process.
+    pub(crate) fn start(&mut self, index: usize) -> Result<(), Violation> {
+        let (now, world_seed) = (self.now, self.schedule.seed);
+        let origin = Time(self.rng.below(1 << 40));
+        let node = &mut self.nodes[index];
+        let Some(disk) = node.disk.take() else { return Ok(()) };
+        node.boot += 1;
+        node.clock.restart(now, origin);
+        let identity = LogIdentity { cluster: 1, node: index as u64 };
+        let (segment_bytes, salt) = (self.schedule.tuning.segment_bytes, world_seed ^ index as u64);
+        let options = LogOptions { identity, segment_bytes, spares: 1, salt, must_exist: node.boot > 1 && node.attested > 0 };
+        let backup = node.disk_full.then(|| disk.clone());
+        let (log, recovered) = match Log::open(disk, options) {
+            Ok(opened) => opened,
+            Err(LogError::Full { .. } | LogError::Failed { .. }) if backup.is_some() => {
+                node.disk = backup;
+                self.after(Duration::from_millis(20), Thing::Restart { node: index });
+                return Ok(());
+            }
+            Err(error) => return self.refuse_disk(index, &error.to_string()),
+        };
+        node.attested = recovered.end.0;
+        if let Some(torn) = recovered.torn {
+            self.met.insert(if torn.frames_beyond > 0 { "hole before the torn tail at restart" } else { "torn tail at restart" });
+        }
+        let records = recovered.groups.get(&GROUP).cloned().unwrap_or_default();
+        if !recovered.fresh {
+            self.met.insert(if records.is_empty() { "restarted without records" } else { "restarted from records" });
+        }
+        self.start_replica(index, log, records)
+    }
+
+    fn start_replica(&mut self, index: usize, log: Log<concur_store::log::MemDisk>, records: Vec<Bytes>) -> Result<(), Violation> {
+        let settings = self.settings(index);
+        let machine = Witness::new(self.schedule.ordering, self.schedule.keys);
+        let node = &self.nodes[index];
+        let image = node.image.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+        let (local, wall_ms) = (node.clock.read(self.now), self.wall_ms(index));
+        let rng = Rng::new(self.rng.next_u64());
+        let mut out = std::mem::take(&mut self.out);
+        out.clear();
+        let started = Replica::start(settings, Recovered { records, image }, machine, local, wall_ms, rng, &mut out);
+        let mut replica = match started {
+            Ok(replica) => replica,
+            Err(error) => return self.refuse_disk(index, &error.to_string()),
+        };
+        replica.record_executions(true);
+        let checkpoint_at = log.written().0;
+        let process = Process {
+            replica,
+            log,
+            busy_until: self.now,
+            step_at: None,
+            wake_at: None,
+            appended: Ticket(0),
+            syncing: None,
+            writing_from: checkpoint_at,
+            checkpoint_at,
+            engine: VecDeque::new(),
+            tokens: BTreeMap::new(),
+            token_next: 0,
+            stopping: false,
+        };
+        let ballot = process.replica.status().protocol.ballot;
+        let floor = self.nodes[index].ballot;
+        let chains = process.replica.machine().chains().clone();
+        self.nodes[index].process = Some(Box::new(process));
+        self.note_world(index, || "starts".to_owned());
+        self.ledger.check_chains(ReplicaId(index as u8), &chains)?;
+        if self.schedule.strategy.traits.has_leader && ballot < floor {
+            return Err(Violation::new("persistence", format!("r{index} had made {floor} durable and restarts at {ballot}")));
+        }
+        let result = self.perform(index, &mut out);
+        self.out = out;
+        result
+    }
+
+    fn refuse_disk(&mut self, index: usize, why: &str) -> Result<(), Violation> {
+        if !self.nodes[index].flipped {
+            return Err(Violation::new("damage", format!("r{index} refuses a disk that nobody hurt: {why}")));
+        }
+        self.met.insert("damage refused at restart");
+        self.nodes[index].damaged = true;
+        self.note_world(index, || format!("refuses to start: {why}"));
+        Ok(())
+    }
+
+    fn settings(&self, index: usize) -> Settings {
+        let Self { schedule, nodes, .. } = self;
+        let tuning = &schedule.tuning;
+        let config = Config {
+            group: GROUP,
+            epoch: Epoch(0),
+            me: ReplicaId(index as u8),
+            quorums: (schedule.strategy.quorums)(ReplicaSet::first(schedule.replicas)),
+            heartbeat: tuning.heartbeat,
+            election: tuning.election,
+            window_max: tuning.window_max,
+            message_bytes_max: tuning.message_bytes_max,
+            retained_bytes_max: tuning.retained_bytes_max,
+        };
+        let mut settings = Settings::new(Arc::new(config), schedule.strategy, BootCount(nodes[index].boot));
+        settings.order = match schedule.ordering {
+            Order::PerKey => schedule.strategy.traits.order,
+            Order::Total => Ordering::Total,
+        };
+        settings.volume = tuning.volume;
+        settings.batches_in_flight_max = tuning.batches_in_flight_max;
+        settings.batch_commands_max = tuning.batch_commands_max;
+        settings.transfer_bytes_max = tuning.transfer_bytes_max;
+        settings
+    }
+
+    fn wall_ms(&self, index: usize) -> u64 {
+        (1_700_000_000_000 + self.now.0 as i64 / 1_000_000 + self.nodes[index].wall_offset_ms) as u64
+    }
+
+    pub(crate) fn is_running(&self, node: usize, boot: u64) -> bool {
+        self.nodes[node].boot == boot && self.nodes[node].process.is_some()
+    }
+
+    /// Tells the replica of something, and steps it as soon as it has the processor.
+    pub(crate) fn offer(&mut self, index: usize, event: Event) -> Result<(), Violation> {
+        let Some(process) = &mut self.nodes[index].process else { return Ok(()) };
+        process.replica.offer(event);
+        if process.step_at.is_some() {
+            return Ok(());
+        }
+        if process.busy_until <= self.now {
+            return self.step(index);
+        }
+        let at = process.busy_until;
+        process.step_at = Some(at);
+        let boot = self.nodes[index].boot;
+        self.at(at, Thing::Step { node: index, boot });
+        Ok(())
+    }
+
+    pub(crate) fn step_due(&mut self, node: usize, boot: u64) -> Result<(), Violation> {
+        if !self.is_running(node, boot) {
+            return Ok(());
+        }
+        self.step(node)
+    }
+
+    pub(crate) fn wake(&mut self, node: usize, boot: u64) -> Result<(), Violation> {
+        if !self.is_running(node, boot) {
+            return Ok(());
+        }
+        let now = self.now;
+        let process = self.nodes[node].process.as_mut().expect("it is running");
+        if process.wake_at.is_none_or(|at| at > now) {
+            return Ok(()); // An earlier step moved it.
+        }
+        process.wake_at = None;
+        if process.step_at.is_some() {
+            return Ok(());
+        }
+        if process.busy_until > now {
+            let at = process.busy_until;
+            process.step_at = Some(at);
+            self.at(at, Thing::Step { node, boot });
+            return Ok(());
+        }
+        self.step(node)
+    }
+
+    fn step(&mut self, index: usize) -> Result<(), Violation> {
+        let (local, wall_ms) = (self.nodes[index].clock.read(self.now), self.wall_ms(index));
+        let mut out = std::mem::take(&mut self.out);
+        out.clear();
+        let process = self.nodes[index].process.as_mut().expect("only a running process steps");
+        process.step_at = None;
+        process.replica.step(local, wall_ms, &mut out);
+        let result = self.perform(index, &mut out);
+        self.out = out;
+        result
+    }
+
+    /// Does what a step asks for.
+    fn perform(&mut self, index: usize, out: &mut Output) -> Result<(), Violation> {
+        self.witness(index, out)?;
+        for outgoing in out.sends.drain(..) {
+            self.send(index, outgoing);
+        }
+        let process = self.nodes[index].process.as_mut().expect("only a running process steps");
+        if !out.records.is_empty() {
+            process.appended = out.through;
+        }
+        for record in out.records.drain(..) {
+            process.log.append(GROUP, &record);
+        }
+        self.store(index, out);
+        for (token, result) in out.replies.drain(..) {
+            self.reply(index, token, result)?;
+        }
+        self.write(index)?;
+        let step_max = self.schedule.tuning.step_max.as_nanos() as u64;
+        let took = if step_max == 0 { 0 } else { self.rng.below(step_max) };
+        if let Some(process) = &mut self.nodes[index].process {
+            process.busy_until = self.now + Duration::from_nanos(took);
+            self.set_wake(index);
+        }
+        Ok(())
+    }
+
+    /// What the step shows goes to the checkers.
+    fn witness(&mut self, index: usize, out: &mut Output) -> Result<(), Violation> {
+        let me = ReplicaId(index as u8);
+        for &(name, _) in &out.notes {
+            self.met.insert(name);
+        }
+        self.trace_step(index, out);
+        let process = self.nodes[index].process.as_ref().expect("only a running process steps");
+        if !out.notes.is_empty() {
+            let protocol = process.replica.status().protocol;
+            if protocol.role == "leader" {
+                self.ledger.leads(me, protocol.ballot)?;
+            }
+            if out.install.is_some() {
+                self.ledger.check_chains(me, process.replica.machine().chains())?;
+            }
+        }
+        for &(instance, id) in &out.executed {
+            self.ledger.instance(me, instance, id)?;
+        }
+        process.replica.machine().take_notes(&mut self.notes);
+        let mut notes = std::mem::take(&mut self.notes);
+        let applied = notes.applied.drain(..).try_for_each(|applied| self.ledger.applied(me, applied));
+        notes.looked.drain(..).for_each(|looked| self.ledger.looked(looked));
+        self.notes = notes;
+        applied
+    }
+
+    fn send(&mut self, from: usize, outgoing: Outgoing) {
+        let (me, to) = (ReplicaId(from as u8), outgoing.to);
+        if self.links.is_cut(me, to) {
+            return;
+        }
+        let fate = self.links.send(&self.schedule.network, me, to, &mut self.rng);
+        let target = usize::from(to.0);
+        if let Some(delay) = fate.second {
+            let bytes = outgoing.bytes.clone();
+            self.after(delay, Thing::Arrive { to: target, from: me, bytes, stale: fate.stale });
+            self.met.insert(if fate.stale { "stale message" } else { "message repeated" });
+        }
+        match fate.first {
+            Some(delay) => self.after(delay, Thing::Arrive { to: target, from: me, bytes: outgoing.bytes, stale: false }),
+            None => {
+                self.met.insert("message lost");
+            }
+        }
+    }
+
+    pub(crate) fn arrive(&mut self, to: usize, from: ReplicaId, bytes: Bytes, stale: bool) -> Result<(), Violation> {
+        if !stale && self.links.is_cut(from, ReplicaId(to as u8)) {
+            return Ok(());
+        }
+        self.trace_arrival(to, from, &bytes);
+        self.offer(to, Event::Message { from, bytes })
+    }
+
+    /// Starts a write of all that was appended, unless one is under way.
+    fn write(&mut self, index: usize) -> Result<(), Violation> {
+        let checkpoint_bytes = self.schedule.tuning.checkpoint_bytes;
+        let node = &mut self.nodes[index];
+        let process = node.process.as_mut().expect("only a running process writes");
+        if process.syncing.is_some() || process.log.pending_bytes() == 0 {
+            return Ok(());
+        }
+        if process.log.written().0 - process.checkpoint_at > checkpoint_bytes {
+            process.checkpoint_at = process.log.written().0;
+            process.log.checkpoint(GROUP, process.replica.checkpoint());
+            self.met.insert("log checkpoint");
+        }
+        let from = process.log.written().0;
+        match process.log.write() {
+            Ok(_) => {}
+            Err(LogError::Full { .. }) => {
+                self.met.insert("log full");
+                let boot = node.boot;
+                self.after(Duration::from_millis(10), Thing::Rewrite { node: index, boot });
+                return Ok(());
+            }
+            Err(_) => {
+                self.met.insert("write failed");
+                self.die(index, "a write failed");
+                return Ok(());
+            }
+        }
+        process.writing_from = from;
+        process.syncing = Some(process.appended);
+        if let Some((Point::Written, until)) = node.crash_at {
+            node.crash_at = None;
+            node.down_until = until;
+            self.met.insert("power lost between write and sync");
+            self.lose_power(index);
+            return Ok(());
+        }
+        let (least, most) = self.schedule.tuning.sync;
+        let took = Duration::from_nanos(self.rng.between(least.as_nanos() as u64, most.as_nanos() as u64));
+        let (boot, factor, stalled) = (node.boot, node.sync_factor, node.stalled_until);
+        let at = (self.now + took * factor).max(stalled);
+        self.at(at, Thing::Synced { node: index, boot });
+        Ok(())
+    }
+
+    pub(crate) fn rewrite(&mut self, node: usize, boot: u64) -> Result<(), Violation> {
+        if !self.is_running(node, boot) {
+            return Ok(());
+        }
+        let process = self.nodes[node].process.as_mut().expect("it is running");
+        if process.log.refill().is_err() {
+            self.die(node, "the log failed");
+            return Ok(());
+        }
+        self.write(node)
+    }
+
+    pub(crate) fn synced(&mut self, index: usize, boot: u64) -> Result<(), Violation> {
+        if !self.is_running(index, boot) {
+            return Ok(());
+        }
+        let node = &mut self.nodes[index];
+        if node.stalled_until > self.now {
+            let at = node.stalled_until;
+            self.at(at, Thing::Synced { node: index, boot });
+            return Ok(());
+        }
+        let process = node.process.as_mut().expect("it is running");
+        if process.log.sync().is_err() {
+            self.met.insert("sync failed");
+            self.die(index, "a sync failed");
+            return Ok(());
+        }
+        let through = process.syncing.take().expect("a sync was under way");
+        node.attested = process.writing_from;
+        if let Some((Point::Synced, until)) = node.crash_at {
+            node.crash_at = None;
+            node.down_until = until;
+            self.met.insert("power lost between sync and send");
+            self.lose_power(index);
+            return Ok(());
+        }
+        if process.log.pending_bytes() == 0 {
+            let ballot = process.replica.status().protocol.ballot;
+            node.ballot = node.ballot.max(ballot);
+        }
+        // What waited is on its way before what was waited for goes out: the disk is never idle.
+        self.write(index)?;
+        self.offer(index, Event::Durable(through))
+    }
+
+    /// Gives the engine what a step changed.
+    fn store(&mut self, index: usize, out: &mut Output) {
+        let node = &mut self.nodes[index];
+        let process = node.process.as_mut().expect("only a running process stores");
+        let idle = process.engine.is_empty();
+        for (replace, bulk) in [(true, out.install.take()), (false, out.bulk.take())] {
+            let Some(bulk) = bulk else { continue };
+            if replace {
+                self.met.insert("state installed");
+            }
+            let frontier = bulk.mark.frontier;
+            let waits = process.engine_waits(idle) && !replace;
+            match process.engine.back_mut().filter(|job| waits && !job.replace) {
+                Some(job) => {
+                    job.changes.extend(bulk.changes);
+                    job.frontier = frontier;
+                }
+                None => process.engine.push_back(Job { replace, changes: bulk.changes, frontier }),
+            }
+        }
+        if idle {
+            self.start_engine(index);
+        }
+    }
+
+    fn start_engine(&mut self, index: usize) {
+        let node = &self.nodes[index];
+        if node.process.as_ref().is_none_or(|process| process.engine.is_empty()) {
+            return;
+        }
+        let (least, most) = self.schedule.tuning.engine;
+        let (boot, factor) = (node.boot, node.engine_factor);
+        let took = Duration::from_nanos(self.rng.between(least.as_nanos() as u64, most.as_nanos() as u64));
+        self.after(took * factor, Thing::Stored { node: index, boot });
+    }
+
+    pub(crate) fn stored(&mut self, index: usize, boot: u64) -> Result<(), Violation> {
+        if !self.is_running(index, boot) {
+            return Ok(());
+        }
+        let process = self.nodes[index].process.as_mut().expect("it is running");
+        let Some(job) = process.engine.pop_front() else { return Ok(()) };
+        self.nodes[index].keep(&job);
+        self.start_engine(index);
+        self.offer(index, Event::Stored(job.frontier))
+    }
+
+    /// A client's request arrives at a node.
+    pub(crate) fn request(&mut self, index: usize, sent: crate::clients::Sent) -> Result<(), Violation> {
+        if self.links.is_client_cut(index) {
+            return Ok(());
+        }
+        let Some(process) = &mut self.nodes[index].process else {
+            self.answer(index, sent.client, sent.attempt, Err(Refused::Stopping));
+            return Ok(());
+        };
+        if sent.writes && process.log.is_full() {
+            self.met.insert("write refused: disk full");
+            self.answer(index, sent.client, sent.attempt, Err(Refused::Busy));
+            return Ok(());
+        }
+        let token = Token(process.token_next);
+        process.token_next += 1;
+        process.tokens.insert(token.0, Asked { client: sent.client, attempt: sent.attempt, query: sent.query });
+        self.offer(index, Event::Request { token, request: sent.request })
+    }
+
+    /// The replica answers a client.
+    fn reply(&mut self, index: usize, token: Token, result: Result<Reply, Refused>) -> Result<(), Violation> {
+        let process = self.nodes[index].process.as_mut().expect("only a running process replies");
+        let Some(Asked { client, attempt, query }) = process.tokens.remove(&token.0) else {
+            return Err(Violation::new("reply", format!("r{index} answers a request twice, or one that nobody made")));
+        };
+        let result = match (result, query) {
+            (Ok(reply), Some(query)) => {
+                let body = concur_core::StateMachine::query(process.replica.machine(), &query);
+                process.replica.machine().take_notes(&mut self.notes);
+                for looked in self.notes.looked.drain(..) {
+                    self.ledger.looked(looked);
+                }
+                Ok(Reply { body, ..reply })
+            }
+            (result, _) => result,
+        };
+        if let Ok(reply) = &result
+            && let Some(op) = self.clients[client].command_of(attempt)
+        {
+            self.ledger.acknowledged(ReplicaId(index as u8), op, &reply.body)?;
+        }
+        self.answer(index, client, attempt, result);
+        Ok(())
+    }
+
+    fn answer(&mut self, index: usize, client: usize, attempt: u32, result: Result<Reply, Refused>) {
+        if !self.links.is_client_cut(index) {
+            self.after(self.schedule.network.client, Thing::Reply { client, attempt, result });
+        }
+    }
+
+    pub(crate) fn hint(&mut self, node: usize, about: ReplicaId, health: Health) -> Result<(), Violation> {
+        self.offer(node, Event::Peer(about, health))
+    }
+
+    /// Plans the next wake-up.
+    pub(crate) fn set_wake(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
+        let Some(process) = &mut node.process else { return };
+        let at = node.clock.when(process.replica.wake_at()).max(process.busy_until).max(self.now + Duration::from_nanos(1));
+        if process.wake_at.is_some_and(|planned| planned <= at && planned > self.now) {
+            return;
+        }
+        process.wake_at = Some(at);
+        let boot = node.boot;
+        self.at(at, Thing::Wake { node: index, boot });
+    }
+
+    /// The process dies of its disk; it is started again a little later.
+    pub(crate) fn die(&mut self, index: usize, why: &str) {
+        self.note_world(index, || format!("stops: {why}"));
+        self.stop_process(index);
+        if let Some(disk) = &mut self.nodes[index].disk {
+            disk.restart();
+        }
+        let later = Duration::from_nanos(self.rng.below(self.schedule.tuning.election.as_nanos() as u64));
+        self.after(later, Thing::Restart { node: index });
+    }
+
+    /// The process is gone; the disk stays as the system has it.
+    pub(crate) fn stop_process(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
+        let Some(process) = node.process.take() else { return };
+        node.disk = Some(process.log.into_disk());
+    }
+
+    /// Power is lost: of what was not synced, any subset of sectors stays.
+    pub(crate) fn lose_power(&mut self, index: usize) {
+        self.note_world(index, || "loses power".to_owned());
+        self.stop_process(index);
+        let Self { nodes, rng, .. } = self;
+        // Often all or nothing, which hits the borders; otherwise sector by sector.
+        let mood = rng.below(4);
+        if let Some(disk) = &mut nodes[index].disk {
+            disk.crash(|versions| match mood {
+                0 => 0,
+                1 => versions - 1,
+                _ => rng.below(versions),
+            });
+        }
+    }
+
+    /// The world looks at a node.
+    pub(crate) fn look_at(&mut self, index: usize) -> Result<(), Violation> {
+        let tuning = &self.schedule.tuning;
+        let Some(process) = &self.nodes[index].process else { return Ok(()) };
+        let status = process.replica.status();
+        if status.protocol.role == "leader" {
+            self.ledger.leads(ReplicaId(index as u8), status.protocol.ballot)?;
+        }
+        let flights = status.batches_in_flight > tuning.batches_in_flight_max;
+        if flights || process.tokens.len() > 2_000 {
+            return Err(Violation::new("bounds", format!("r{index} holds more than it may: {status:?}")));
+        }
+        Ok(())
+    }
+}
+
+impl Process {
+    /// Whether the last job in the engine's queue has not begun.
+    fn engine_waits(&self, was_idle: bool) -> bool {
+        self.engine.len() > usize::from(!was_idle)
+    }
+}
+
+/// Messages for people.
+pub(crate) fn describe(strategy: &concur_core::Strategy, bytes: &Bytes) -> String {
+    use concur_network::{Body, Envelope};
+    match Envelope::decode(bytes) {
+        Ok(Envelope { body: Body::Protocol(message), .. }) => (strategy.describe)(&message),
+        Ok(Envelope { body, .. }) => format!("{body:?}"),
+        Err(error) => error.to_string(),
+    }
+}

@@ -1,0 +1,164 @@
+//! What was decided and executed, over all replicas: the first to do a thing writes it here, and everyone after is held to it.
+//!
+//! These checks run while the run does, so that a violation is seen where it happens. What concerns whole histories of clients is
+//! in [`history`](crate::history).
+
+use crate::requests::OpId;
+use crate::witness::{Applied, Chain, ChainId, Looked};
+use bytes::Bytes;
+use concur_core::{BatchId, Instance, ReplicaId};
+use std::collections::BTreeMap;
+
+/// A broken promise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// Which promise: runs that break the same one have the same word.
+    pub kind: &'static str,
+    /// What happened.
+    pub message: String,
+}
+
+impl Violation {
+    pub(crate) fn new(kind: &'static str, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+}
+
+impl std::fmt::Display for Violation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.kind, self.message)
+    }
+}
+
+/// A command that was executed somewhere.
+#[derive(Debug, Clone)]
+pub(crate) struct Executed {
+    pub(crate) op: OpId,
+    pub(crate) body: Bytes,
+    pub(crate) reply: Bytes,
+    /// Its place in each chain, from 1.
+    pub(crate) places: Vec<(ChainId, u64)>,
+}
+
+/// What all replicas are held to.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    chains: BTreeMap<ChainId, Vec<u64>>,
+    /// In the order of their first execution.
+    pub(crate) executed: Vec<Executed>,
+    asked: BTreeMap<Bytes, OpId>,
+    of: BTreeMap<OpId, usize>,
+    looked: BTreeMap<Bytes, Vec<(ChainId, u64)>>,
+    decided: BTreeMap<Instance, Option<BatchId>>,
+    leaders: BTreeMap<u64, ReplicaId>,
+}
+
+impl Ledger {
+    /// A client sends a command.
+    pub(crate) fn ask(&mut self, body: Bytes, op: OpId) {
+        self.asked.insert(body, op);
+    }
+
+    /// A replica executed an instance.
+    pub(crate) fn instance(&mut self, replica: ReplicaId, instance: Instance, id: Option<BatchId>) -> Result<(), Violation> {
+        let first = *self.decided.entry(instance).or_insert(id);
+        if first == id {
+            return Ok(());
+        }
+        Err(Violation::new("agreement", format!("{instance} is {first:?} elsewhere and {id:?} at {replica}")))
+    }
+
+    /// A replica executed a command.
+    pub(crate) fn applied(&mut self, replica: ReplicaId, applied: Applied) -> Result<(), Violation> {
+        let mut fresh = 0;
+        for &(id, Chain { count, hash }) in &applied.chains {
+            let known = self.chains.entry(id).or_default();
+            match known.get(count as usize - 1) {
+                Some(&first) if first == hash => {}
+                Some(_) => {
+                    let first = self.executed.iter().find(|executed| executed.places.contains(&(id, count)));
+                    let first = first.map_or("?".to_owned(), |executed| executed.op.to_string());
+                    let here = self.asked.get(&applied.body).map_or("?".to_owned(), OpId::to_string);
+                    let message = format!("command {count} of chain {id} is {first} elsewhere and {here}, or differs, at {replica}");
+                    return Err(Violation::new("order", message));
+                }
+                None if known.len() as u64 + 1 == count => {
+                    known.push(hash);
+                    fresh += 1;
+                }
+                None => return Err(Violation::new("order", format!("{replica} executed command {count} of chain {id}, after a gap"))),
+            }
+        }
+        if fresh == 0 && !applied.chains.is_empty() {
+            return Ok(());
+        }
+        if fresh != applied.chains.len() {
+            return Err(Violation::new("order", format!("{replica} executed a command that is new to some of its chains only")));
+        }
+        self.first(replica, applied)
+    }
+
+    fn first(&mut self, replica: ReplicaId, applied: Applied) -> Result<(), Violation> {
+        let Some(&op) = self.asked.get(&applied.body) else {
+            return Err(Violation::new("invented", format!("{replica} executed what no client asked for: {:?}", applied.body)));
+        };
+        if self.of.insert(op, self.executed.len()).is_some() {
+            return Err(Violation::new("exactly once", format!("{op} was executed twice; the second time first seen at {replica}")));
+        }
+        let places = applied.chains.iter().map(|&(id, chain)| (id, chain.count)).collect();
+        self.executed.push(Executed { op, body: applied.body, reply: applied.reply, places });
+        Ok(())
+    }
+
+    /// A replica answered a query. The same attempt may be answered again, later; the last answer counts, as it is the one sent.
+    pub(crate) fn looked(&mut self, looked: Looked) {
+        self.looked.insert(looked.query, looked.chains);
+    }
+
+    /// What a query that was answered has seen of each chain.
+    pub(crate) fn seen(&self, query: &Bytes) -> Option<&Vec<(ChainId, u64)>> {
+        self.looked.get(query)
+    }
+
+    /// An operation that writes, if it was executed.
+    pub(crate) fn executed(&self, op: OpId) -> Option<&Executed> {
+        self.of.get(&op).map(|&index| &self.executed[index])
+    }
+
+    /// A replica acknowledges a command.
+    pub(crate) fn acknowledged(&self, replica: ReplicaId, op: OpId, reply: &Bytes) -> Result<(), Violation> {
+        match self.executed(op) {
+            None => Err(Violation::new("acknowledged", format!("{replica} acknowledges {op}, which nobody executed"))),
+            Some(executed) if executed.reply != reply => {
+                Err(Violation::new("acknowledged", format!("{replica} answers {op} differently from its execution")))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// A replica leads.
+    pub(crate) fn leads(&mut self, replica: ReplicaId, ballot: u64) -> Result<(), Violation> {
+        let first = *self.leaders.entry(ballot).or_insert(replica);
+        if first == replica {
+            return Ok(());
+        }
+        Err(Violation::new("two leaders", format!("{first} and {replica} both lead at {ballot}")))
+    }
+
+    /// Whether chains have come as far as anyone's have.
+    pub(crate) fn complete(&self, chains: &BTreeMap<ChainId, Chain>) -> bool {
+        self.chains.iter().all(|(id, known)| chains.get(id).is_some_and(|chain| chain.count == known.len() as u64))
+    }
+
+    /// Chains that were handed over or read back must be what was executed.
+    pub(crate) fn check_chains(&self, replica: ReplicaId, chains: &BTreeMap<ChainId, Chain>) -> Result<(), Violation> {
+        for (id, chain) in chains.iter().filter(|(_, chain)| chain.count > 0) {
+            let known = self.chains.get(id).and_then(|known| known.get(chain.count as usize - 1));
+            if known != Some(&chain.hash) {
+                let message = format!("{replica} holds state of {} commands of chain {id} that were not executed so", chain.count);
+                return Err(Violation::new("state", message));
+            }
+        }
+        Ok(())
+    }
+}

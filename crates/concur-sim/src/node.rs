@@ -1,0 +1,181 @@
+//! One node: its disk, its engine, its clocks, and while it runs, the process with the replica that it drives.
+
+use crate::witness::Witness;
+use bytes::Bytes;
+use concur_core::{Change, Frontier, Ticket, Time};
+use concur_replica::Replica;
+use concur_store::log::{Log, MemDisk};
+use std::collections::{BTreeMap, VecDeque};
+
+/// A node, up or down.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) process: Option<Box<Process>>,
+    /// The disk while no process has it.
+    pub(crate) disk: Option<MemDisk>,
+    /// What the engine holds durably.
+    pub(crate) image: BTreeMap<Bytes, Bytes>,
+    /// How often it was started.
+    pub(crate) boot: u64,
+    /// It refused its disk and stays down.
+    pub(crate) damaged: bool,
+    /// Its disk was hurt.
+    pub(crate) flipped: bool,
+    pub(crate) paused: bool,
+    pub(crate) clock: Clock,
+    pub(crate) wall_offset_ms: i64,
+    /// How many times longer syncs and the engine take.
+    pub(crate) sync_factor: u32,
+    pub(crate) engine_factor: u32,
+    pub(crate) stalled_until: Time,
+    /// Lose power at the next such point, until when.
+    pub(crate) crash_at: Option<(Point, Time)>,
+    /// No restart before.
+    pub(crate) down_until: Time,
+    pub(crate) disk_full: bool,
+    /// What its protocol had made durable.
+    pub(crate) ballot: u64,
+    /// Everything in the log below is attested by something durable behind it.
+    pub(crate) attested: u64,
+}
+
+/// Where a power loss is aimed at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Point {
+    /// After a write, before its sync.
+    Written,
+    /// After a sync, before anything follows from it.
+    Synced,
+}
+
+/// A running process.
+pub(crate) struct Process {
+    pub(crate) replica: Replica<Witness>,
+    pub(crate) log: Log<MemDisk>,
+    /// The processor is taken until then.
+    pub(crate) busy_until: Time,
+    pub(crate) step_at: Option<Time>,
+    pub(crate) wake_at: Option<Time>,
+    /// The ticket of the last record that was appended, and of the last that is being synced.
+    pub(crate) appended: Ticket,
+    pub(crate) syncing: Option<Ticket>,
+    /// Where the write that is being synced begins.
+    pub(crate) writing_from: u64,
+    pub(crate) checkpoint_at: u64,
+    pub(crate) engine: VecDeque<Job>,
+    /// Requests that wait for a reply.
+    pub(crate) tokens: BTreeMap<u64, Asked>,
+    pub(crate) token_next: u64,
+    pub(crate) stopping: bool,
+}
+
+/// Something the engine is to make durable.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) replace: bool,
+    pub(crate) changes: Vec<Change>,
+    pub(crate) frontier: Frontier,
+}
+
+/// Whose request a token stands for.
+#[derive(Debug, Clone)]
+pub(crate) struct Asked {
+    pub(crate) client: usize,
+    pub(crate) attempt: u32,
+    /// A query that the node answers itself once the read is granted.
+    pub(crate) query: Option<Bytes>,
+}
+
+impl std::fmt::Debug for Process {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.replica.fmt(f)
+    }
+}
+
+impl Node {
+    pub(crate) fn new() -> Self {
+        Self {
+            process: None,
+            disk: Some(MemDisk::default()),
+            image: BTreeMap::new(),
+            boot: 0,
+            damaged: false,
+            flipped: false,
+            paused: false,
+            clock: Clock::default(),
+            wall_offset_ms: 0,
+            sync_factor: 1,
+            engine_factor: 1,
+            stalled_until: Time(0),
+            crash_at: None,
+            down_until: Time(0),
+            disk_full: false,
+            ballot: 0,
+            attested: 0,
+        }
+    }
+
+    /// The engine finished a job.
+    pub(crate) fn keep(&mut self, job: &Job) {
+        if job.replace {
+            self.image.clear();
+        }
+        for change in &job.changes {
+            match &change.value {
+                Some(value) => self.image.insert(change.key.clone(), value.clone()),
+                None => self.image.remove(&change.key),
+            };
+        }
+    }
+}
+
+/// A monotonic clock that may run fast or slow.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Clock {
+    world: Time,
+    local: Time,
+    drift_per_million: i64,
+}
+
+impl Clock {
+    /// What it shows.
+    pub(crate) fn read(&self, world: Time) -> Time {
+        let passed = i128::from(world.0 - self.world.0);
+        Time(self.local.0 + (passed * i128::from(1_000_000 + self.drift_per_million) / 1_000_000) as u64)
+    }
+
+    /// When it will show `local`.
+    pub(crate) fn when(&self, local: Time) -> Time {
+        let passed = i128::from(local.0.saturating_sub(self.local.0)) * 1_000_000;
+        let rate = i128::from(1_000_000 + self.drift_per_million);
+        Time(self.world.0 + ((passed + rate - 1) / rate) as u64)
+    }
+
+    /// It runs at another rate from now on.
+    pub(crate) fn drift(&mut self, world: Time, drift_per_million: i64) {
+        *self = Self { world, local: self.read(world), drift_per_million };
+    }
+
+    /// The machine was started: it shows another time.
+    pub(crate) fn restart(&mut self, world: Time, local: Time) {
+        *self = Self { world, local, drift_per_million: self.drift_per_million };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_shows_a_time_when_it_says_that_it_will() {
+        for drift in [-90_000, -1, 0, 7, 100_000] {
+            let mut clock = Clock::default();
+            clock.drift(Time(1_000), drift);
+            for local in [1_000, 1_001, 5_555_555, 9_000_000_001] {
+                let when = clock.when(Time(local));
+                assert!(clock.read(when).0 >= local, "{drift} {local}");
+                assert!(when.0 == 1_000 || clock.read(Time(when.0 - 1)).0 < local, "{drift} {local}");
+            }
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! What a seed stands for, as plain data: the system, its surroundings, what clients do, and which faults strike when.
+//!
+//! A [`Schedule`] is drawn from a seed and from nothing else, can be printed, and can be made smaller by hand or by
+//! [`shrink`](crate::shrink()): every episode, client and operation stands for itself. Two runs of one schedule are equal to the
+//! byte. The randomness of a run (jitter, which sectors a power loss keeps) comes from the seed as well.
+
+use crate::fault::{Episode, Fault};
+use concur_core::{ReplicaId, ReplicaSet, Rng, Strategy};
+use concur_kv::Ordering;
+use concur_network::Volume;
+use std::fmt;
+use std::time::Duration;
+
+/// What is drawn, and what is given.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The protocol.
+    pub strategy: Strategy,
+    /// How many replicas; 3 to 7 are drawn if it is not given.
+    pub replicas: Option<usize>,
+    /// How the store's writes are ordered; drawn if it is not given.
+    pub ordering: Option<Ordering>,
+    /// Which kinds of fault may strike.
+    pub faults: Vec<Fault>,
+}
+
+impl Options {
+    /// Everything is drawn, every fault may strike.
+    pub fn new(strategy: Strategy) -> Self {
+        Self { strategy, replicas: None, ordering: None, faults: Fault::ALL.to_vec() }
+    }
+}
+
+/// One run, as data.
+#[derive(Debug, Clone)]
+pub struct Schedule {
+    /// Where it comes from, and the source of the run's own randomness.
+    pub seed: u64,
+    /// The protocol.
+    pub strategy: Strategy,
+    /// How many replicas.
+    pub replicas: usize,
+    /// How the store's writes are ordered.
+    pub ordering: Ordering,
+    /// How the replicas are set up.
+    pub tuning: Tuning,
+    /// How messages travel.
+    pub network: Network,
+    /// How many keys clients use.
+    pub keys: u8,
+    /// Who asks for what.
+    pub clients: Vec<Client>,
+    /// What goes wrong.
+    pub episodes: Vec<Episode>,
+    /// When everything is healed.
+    pub healed: Duration,
+}
+
+/// How the replicas of a run are set up.
+#[derive(Debug, Clone)]
+pub struct Tuning {
+    /// [`concur_core::Config::heartbeat`].
+    pub heartbeat: Duration,
+    /// [`concur_core::Config::election`].
+    pub election: Duration,
+    /// [`concur_core::Config::window_max`].
+    pub window_max: usize,
+    /// [`concur_core::Config::message_bytes_max`].
+    pub message_bytes_max: usize,
+    /// [`concur_core::Config::retained_bytes_max`].
+    pub retained_bytes_max: usize,
+    /// [`concur_replica::Settings::batches_in_flight_max`].
+    pub batches_in_flight_max: usize,
+    /// [`concur_replica::Settings::batch_commands_max`].
+    pub batch_commands_max: usize,
+    /// [`concur_replica::Settings::transfer_bytes_max`].
+    pub transfer_bytes_max: usize,
+    /// [`concur_replica::Settings::volume`].
+    pub volume: Volume,
+    /// How large the log grows between two checkpoints.
+    pub checkpoint_bytes: u64,
+    /// Bytes of a segment of the log.
+    pub segment_bytes: u64,
+    /// How long one step keeps the processor, at most.
+    pub step_max: Duration,
+    /// How long a sync takes, at least and at most.
+    pub sync: (Duration, Duration),
+    /// How long the engine takes to write, at least and at most.
+    pub engine: (Duration, Duration),
+}
+
+/// How messages travel.
+#[derive(Debug, Clone)]
+pub struct Network {
+    /// Half a round trip, from replica to replica.
+    pub one_way: Vec<Vec<Duration>>,
+    /// How much longer a message may take.
+    pub jitter: Duration,
+    /// How many of a million messages are lost.
+    pub loss_per_million: u32,
+    /// From a client to a node.
+    pub client: Duration,
+}
+
+/// A client and what it does, one operation after the other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Client {
+    /// The node that it asks first.
+    pub home: ReplicaId,
+    /// Whether it asks another node for each operation.
+    pub moves: bool,
+    /// Whether it has a session, and so retries what it does not know the outcome of.
+    pub session: bool,
+    /// What it does.
+    pub operations: Vec<Operation>,
+}
+
+/// One thing that a client does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Operation {
+    /// Its number in its client, part of the value that it writes.
+    pub number: u32,
+    /// What.
+    pub act: Act,
+    /// On which key.
+    pub key: u8,
+    /// How long the client waits before it.
+    pub think: Duration,
+    /// How many bytes the value that it writes is longer than its name.
+    pub padding: u16,
+}
+
+/// What an operation does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Act {
+    /// Writes a value that nobody else writes.
+    Put,
+    /// Writes it if the key is as the client saw it last, and reads it otherwise.
+    Swap,
+    /// Writes it to this key and to the next, at once.
+    PutTwo,
+    /// Deletes the key.
+    Delete,
+    /// Reads the key, strongly.
+    Get,
+    /// Reads every key, strongly.
+    GetAll,
+    /// Reads the key as it is at the node.
+    Peek,
+}
+
+impl Schedule {
+    /// Draws the run of `seed`.
+    pub fn draw(options: &Options, seed: u64) -> Self {
+        let mut rng = Rng::new(seed ^ 0x5eed_0000_c0de);
+        let replicas = options.replicas.unwrap_or_else(|| [3, 3, 3, 4, 5, 5, 5, 6, 7][rng.below(9) as usize]);
+        let drawn = if rng.chance(500_000) { Ordering::Total } else { Ordering::PerKey };
+        let drawn = if options.strategy.traits.has_leader && rng.chance(700_000) { Ordering::Total } else { drawn };
+        let ordering = options.ordering.unwrap_or(drawn);
+        let wide = rng.chance(250_000);
+        let network = Network::draw(&mut rng, replicas, wide);
+        let tuning = Tuning::draw(&mut rng, wide);
+        let keys = rng.between(1, 8) as u8;
+        let healed = tuning.election * rng.between(5, 9) as u32 + Duration::from_millis(500);
+        let clients = draw_clients(&mut rng, replicas, keys, healed);
+        let episodes = draw_episodes(&mut rng, &options.faults, replicas, healed);
+        let strategy = options.strategy;
+        Self { seed, strategy, replicas, ordering, tuning, network, keys, clients, episodes, healed }
+    }
+
+    /// How many operations clients are to do.
+    pub fn operations(&self) -> usize {
+        self.clients.iter().map(|client| client.operations.len()).sum()
+    }
+}
+
+impl Network {
+    fn draw(rng: &mut Rng, replicas: usize, wide: bool) -> Self {
+        let micros = |rng: &mut Rng| if wide { rng.between(4_000, 40_000) } else { rng.between(50, 2_000) };
+        let mut one_way = vec![vec![Duration::ZERO; replicas]; replicas];
+        for a in 0..replicas {
+            for b in 0..a {
+                let delay = Duration::from_micros(micros(rng));
+                one_way[a][b] = delay;
+                one_way[b][a] = delay;
+            }
+        }
+        Self {
+            one_way,
+            jitter: Duration::from_micros(rng.between(0, 1_000)),
+            loss_per_million: if rng.chance(500_000) { 0 } else { rng.between(0, 5_000) as u32 },
+            client: Duration::from_micros(rng.between(10, 1_000)),
+        }
+    }
+}
+
+impl Tuning {
+    fn draw(rng: &mut Rng, wide: bool) -> Self {
+        let election = Duration::from_millis(if wide { rng.between(600, 1_200) } else { rng.between(150, 600) });
+        let micros = Duration::from_micros;
+        let sync_min = rng.between(20, 500);
+        let engine_min = rng.between(100, 20_000);
+        Self {
+            heartbeat: election / rng.between(4, 8) as u32,
+            election,
+            window_max: [4, 16, 64, 256][rng.below(4) as usize],
+            message_bytes_max: [4_096, 8_192, 65_536][rng.below(3) as usize],
+            retained_bytes_max: [0, 512, 4_096, 65_536][rng.below(4) as usize],
+            batches_in_flight_max: [1, 1, 2, 8][rng.below(4) as usize],
+            batch_commands_max: [1, 4, 4_096][rng.below(3) as usize],
+            transfer_bytes_max: [256, 4_096, 262_144][rng.below(3) as usize],
+            volume: if rng.chance(750_000) { Volume::Broadcast } else { Volume::Thrifty },
+            checkpoint_bytes: [32_768, 131_072, 524_288][rng.below(3) as usize],
+            segment_bytes: [16_384, 32_768, 65_536][rng.below(3) as usize],
+            step_max: micros([0, 20, 200][rng.below(3) as usize]),
+            sync: (micros(sync_min), micros(sync_min * 3)),
+            engine: (micros(engine_min), micros(engine_min * 4)),
+        }
+    }
+}
+
+fn draw_clients(rng: &mut Rng, replicas: usize, keys: u8, healed: Duration) -> Vec<Client> {
+    let count = rng.between(3, 9);
+    let each = 200_u64.div_ceil(count) + rng.below(8);
+    let writes = rng.between(30, 80);
+    let think_max = 2 * healed.as_micros() as u64 * 8 / 10 / each;
+    let client = |rng: &mut Rng, index: u64| {
+        let operation = |rng: &mut Rng, number: u64| {
+            let act = draw_act(rng, writes);
+            let key = rng.below(u64::from(keys)) as u8;
+            let padding = if rng.chance(100_000) { rng.between(400, 1_500) as u16 } else { 0 };
+            Operation { number: number as u32, act, key, think: Duration::from_micros(rng.below(think_max)), padding }
+        };
+        let home = ReplicaId((index % replicas as u64) as u8);
+        let (moves, session) = (rng.chance(400_000), rng.chance(600_000));
+        Client { home, moves, session, operations: (0..each).map(|number| operation(rng, number)).collect() }
+    };
+    (0..count).map(|index| client(rng, index)).collect()
+}
+
+fn draw_act(rng: &mut Rng, writes: u64) -> Act {
+    let of = |rng: &mut Rng, acts: &[Act]| acts[rng.below(acts.len() as u64) as usize];
+    if rng.below(100) < writes {
+        of(rng, &[Act::Put, Act::Put, Act::Put, Act::Put, Act::Swap, Act::Swap, Act::PutTwo, Act::Delete])
+    } else {
+        of(rng, &[Act::Get, Act::Get, Act::Get, Act::GetAll, Act::Peek])
+    }
+}
+
+/// At least three kinds if so many are enabled, in overlapping episodes. At most one node's disk is flipped: what stays damaged
+/// is a minority.
+fn draw_episodes(rng: &mut Rng, faults: &[Fault], replicas: usize, healed: Duration) -> Vec<Episode> {
+    let mut left = faults.to_vec();
+    let kinds = rng.between(3, 6).min(left.len() as u64);
+    let mut episodes = Vec::new();
+    for _ in 0..kinds {
+        let fault = left.swap_remove(rng.below(left.len() as u64) as usize);
+        let times = if fault == Fault::FlippedByte { 1 } else { rng.between(1, 3) };
+        for _ in 0..times {
+            episodes.push(draw_episode(rng, fault, replicas, healed));
+        }
+    }
+    episodes.sort_by_key(|episode| episode.start);
+    episodes
+}
+
+fn draw_episode(rng: &mut Rng, fault: Fault, replicas: usize, healed: Duration) -> Episode {
+    let whole = healed.as_micros() as u64;
+    let start = rng.between(whole / 20, whole * 8 / 10);
+    let lasts = rng.between(whole / 50, whole / 3).min(whole - start);
+    let one = ReplicaSet::one(ReplicaId(rng.below(replicas as u64) as u8));
+    let some: ReplicaSet = (0..replicas as u8).map(ReplicaId).filter(|_| rng.chance(500_000)).collect();
+    let some = if some.is_empty() || some.len() == replicas { one } else { some };
+    let nodes = match fault {
+        Fault::PowerLossAll => ReplicaSet::first(replicas),
+        Fault::Split | Fault::OneWay | Fault::Flap | Fault::ClientSplit | Fault::PowerLossSome | Fault::Suspicion => some,
+        Fault::Loss | Fault::Duplicate | Fault::Reorder | Fault::Delay | Fault::Stale | Fault::ClockJump | Fault::Drift => {
+            if rng.chance(500_000) { ReplicaSet::first(replicas) } else { some }
+        }
+        _ => one,
+    };
+    let strength = rng.between(1, 100) as u32;
+    Episode { fault, start: Duration::from_micros(start), lasts: Duration::from_micros(lasts), nodes, strength }
+}
+
+impl fmt::Display for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { strategy, replicas, ordering, tuning, .. } = self;
+        writeln!(f, "{} of {replicas} replicas, {ordering:?} order, {} keys", strategy.traits.name, self.keys)?;
+        writeln!(f, "  election {:?}, heartbeat {:?}, healed at {:?}", tuning.election, tuning.heartbeat, self.healed)?;
+        for (index, client) in self.clients.iter().enumerate() {
+            let kind = if client.session { "session" } else { "single shots" };
+            let place = if client.moves { "moving" } else { "staying" };
+            writeln!(f, "  client c{index} at {}, {place}, {kind}: {} operations", client.home, client.operations.len())?;
+        }
+        self.episodes.iter().try_for_each(|episode| writeln!(f, "  {episode}"))
+    }
+}

@@ -1,0 +1,304 @@
+//! Faults at work: what an episode does when it begins, while it lasts, and when it ends.
+
+use crate::fault::{Episode, Fault};
+use crate::ledger::Violation;
+use crate::node::Point;
+use crate::world::{Thing, World};
+use concur_core::{Health, ReplicaId, Time};
+use concur_replica::Event;
+use concur_store::log::{BLOCK, Disk, MemDisk, WriteFault};
+use std::time::Duration;
+
+impl World<'_> {
+    pub(crate) fn begin_episode(&mut self, index: usize) -> Result<(), Violation> {
+        if self.healed {
+            return Ok(());
+        }
+        let episode = self.schedule.episodes[index].clone();
+        self.met.insert(episode.fault.name());
+        self.note_world(episode.nodes.iter().next().map_or(0, |id| usize::from(id.0)), || format!("begins: {episode}"));
+        match episode.fault {
+            Fault::Loss | Fault::Duplicate | Fault::Reorder | Fault::Delay | Fault::Stale => self.links.noise(&episode, true),
+            Fault::Split | Fault::OneWay | Fault::Bridge | Fault::Chain => self.links.cut(&episode, true),
+            Fault::Flap | Fault::CrashLoop | Fault::Suspicion => self.again(index)?,
+            Fault::ClientSplit => self.links.cut_clients(episode.nodes, true),
+            _ => {
+                let end = self.now + episode.lasts;
+                for id in episode.nodes.iter() {
+                    self.strike(&episode, usize::from(id.0), end)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// An episode strikes one node.
+    fn strike(&mut self, episode: &Episode, node: usize, end: Time) -> Result<(), Violation> {
+        match episode.fault {
+            Fault::Kill => self.kill(node, end),
+            Fault::PowerLoss | Fault::PowerLossSome | Fault::PowerLossAll => self.cut_power(node, end),
+            Fault::FlippedByte => {
+                self.cut_power(node, end);
+                self.flip(node);
+            }
+            Fault::CrashAtWrite => self.nodes[node].crash_at = Some((Point::Written, end)),
+            Fault::CrashAtSync => self.nodes[node].crash_at = Some((Point::Synced, end)),
+            Fault::Pause => self.nodes[node].paused = true,
+            Fault::Stop => return self.ask_to_stop(node, end),
+            Fault::SlowDisk => self.nodes[node].sync_factor = 1 + episode.strength,
+            Fault::SlowEngine => self.nodes[node].engine_factor = 1 + episode.strength,
+            Fault::StalledDisk => self.nodes[node].stalled_until = end,
+            Fault::FullDisk => {
+                self.nodes[node].disk_full = true;
+                self.with_disk(node, |disk| disk.set_capacity_bytes(disk.used_bytes()));
+            }
+            Fault::FailedSync if self.nodes[node].process.is_some() => self.with_disk(node, MemDisk::fail_next_sync),
+            Fault::ShortWrite if self.nodes[node].process.is_some() => {
+                let bytes = self.rng.below(8_192);
+                self.with_disk(node, |disk| disk.spoil_next_write(WriteFault::Short { bytes }));
+            }
+            Fault::FailedSync | Fault::ShortWrite => {}
+            Fault::ClockJump => self.jump(node, episode.strength),
+            Fault::Drift => {
+                let most = i64::from(episode.strength) * 1_000;
+                let drift = self.rng.below(2 * most as u64) as i64 - most;
+                self.nodes[node].clock.drift(self.now, drift);
+                self.set_wake(node);
+            }
+            _ => unreachable!("{} does not strike nodes one by one", episode.fault),
+        }
+        Ok(())
+    }
+
+    /// An episode that strikes again and again does so, and plans the next time.
+    pub(crate) fn again(&mut self, index: usize) -> Result<(), Violation> {
+        let episode = &self.schedule.episodes[index];
+        let end = Time(1_000_000_000) + episode.start + episode.lasts;
+        if self.healed || self.now >= end {
+            return Ok(());
+        }
+        match episode.fault {
+            Fault::Flap => {
+                let period = (episode.lasts / (2 + episode.strength / 10)).max(Duration::from_millis(1));
+                let on = (self.now.since(Time(1_000_000_000) + episode.start).as_nanos() / period.as_nanos()).is_multiple_of(2);
+                self.links.flap(index, episode, on);
+                self.after(period, Thing::Again(index));
+            }
+            Fault::CrashLoop => {
+                for id in episode.nodes.iter() {
+                    let up_again = self.now + Duration::from_micros(self.rng.between(1_000, 30_000));
+                    self.cut_power(usize::from(id.0), up_again);
+                    self.at(up_again, Thing::Restart { node: usize::from(id.0) });
+                }
+                let next = Duration::from_micros(self.rng.between(30_000, 400_000));
+                self.after(next, Thing::Again(index));
+            }
+            Fault::Suspicion => {
+                let count = self.schedule.replicas as u64;
+                let about = ReplicaId(self.rng.below(count) as u8);
+                for id in episode.nodes.iter().filter(|&id| id != about) {
+                    self.after(Duration::ZERO, Thing::Hint { node: usize::from(id.0), about, health: Health::Down });
+                    self.after(Duration::from_millis(5), Thing::Hint { node: usize::from(id.0), about, health: Health::Up });
+                }
+                let next = self.rng.between(1_000, 1_000 + 2_000 * u64::from(101 - episode.strength));
+                self.after(Duration::from_micros(next), Thing::Again(index));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    pub(crate) fn end_episode(&mut self, index: usize) -> Result<(), Violation> {
+        if self.healed {
+            return Ok(());
+        }
+        let episode = self.schedule.episodes[index].clone();
+        self.note_world(episode.nodes.iter().next().map_or(0, |id| usize::from(id.0)), || format!("ends: {}", episode.fault));
+        match episode.fault {
+            Fault::Loss | Fault::Duplicate | Fault::Reorder | Fault::Delay | Fault::Stale => self.links.noise(&episode, false),
+            Fault::Split | Fault::OneWay | Fault::Bridge | Fault::Chain => self.links.cut(&episode, false),
+            Fault::Flap => self.links.flap(index, &episode, false),
+            Fault::ClientSplit => self.links.cut_clients(episode.nodes, false),
+            _ => {
+                for id in episode.nodes.iter() {
+                    self.relent(&episode, usize::from(id.0))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// An episode leaves one node alone.
+    fn relent(&mut self, episode: &Episode, node: usize) -> Result<(), Violation> {
+        match episode.fault {
+            Fault::Pause if self.nodes[node].paused => self.resume(node),
+            Fault::SlowDisk => self.nodes[node].sync_factor = 1,
+            Fault::SlowEngine => self.nodes[node].engine_factor = 1,
+            Fault::FullDisk => {
+                self.nodes[node].disk_full = false;
+                self.with_disk(node, |disk| disk.set_capacity_bytes(u64::MAX));
+                self.refill(node);
+            }
+            Fault::ClockJump => self.jump(node, episode.strength),
+            Fault::Drift => {
+                self.nodes[node].clock.drift(self.now, 0);
+                self.set_wake(node);
+            }
+            Fault::CrashAtWrite | Fault::CrashAtSync => {
+                self.nodes[node].crash_at = None;
+                return self.restart(node);
+            }
+            Fault::Kill | Fault::Stop | Fault::FlippedByte | Fault::CrashLoop => return self.restart(node),
+            Fault::PowerLoss | Fault::PowerLossSome | Fault::PowerLossAll => return self.restart(node),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Everything is healed: what is down comes up within an election timeout.
+    pub(crate) fn heal(&mut self) -> Result<(), Violation> {
+        self.note_world(0, || "everything is healed".to_owned());
+        self.links.heal();
+        for index in 0..self.nodes.len() {
+            let now = self.now;
+            let node = &mut self.nodes[index];
+            (node.sync_factor, node.engine_factor, node.stalled_until) = (1, 1, now);
+            (node.crash_at, node.down_until, node.disk_full) = (None, now, false);
+            node.clock.drift(now, 0);
+            self.with_disk(index, |disk| disk.set_capacity_bytes(u64::MAX));
+            self.refill(index);
+            if self.nodes[index].paused {
+                self.resume(index);
+            }
+            self.set_wake(index);
+            if self.nodes[index].process.is_none() {
+                let later = Duration::from_nanos(self.rng.below(self.schedule.tuning.election.as_nanos() as u64));
+                self.after(later, Thing::Restart { node: index });
+            }
+        }
+        self.healed_now();
+        Ok(())
+    }
+
+    /// Starts a node if it is down and may come up.
+    pub(crate) fn restart(&mut self, index: usize) -> Result<(), Violation> {
+        let node = &self.nodes[index];
+        if node.process.is_some() || node.damaged || node.paused {
+            return Ok(());
+        }
+        if node.down_until > self.now {
+            let at = node.down_until;
+            self.at(at, Thing::Restart { node: index });
+            return Ok(());
+        }
+        self.start(index)?;
+        self.tell_peers(index, Health::Up, 900_000);
+        Ok(())
+    }
+
+    /// Peers notice that a connection to a node was reset or made, most of the time.
+    fn tell_peers(&mut self, about: usize, health: Health, per_million: u32) {
+        let me = ReplicaId(about as u8);
+        for node in (0..self.nodes.len()).filter(|&node| node != about) {
+            let hears = !self.links.is_cut(me, ReplicaId(node as u8)) && self.rng.chance(per_million);
+            if hears {
+                let delay = self.schedule.network.one_way[about][node];
+                self.after(delay, Thing::Hint { node, about: me, health });
+            }
+        }
+    }
+
+    /// The process is killed; the system and its caches go on.
+    fn kill(&mut self, node: usize, until: Time) {
+        if self.nodes[node].process.is_none() {
+            return;
+        }
+        self.note_world(node, || "is killed".to_owned());
+        self.nodes[node].down_until = until;
+        self.nodes[node].paused = false;
+        self.stop_process(node);
+        if let Some(disk) = &mut self.nodes[node].disk {
+            disk.restart();
+        }
+        self.tell_peers(node, Health::Down, 800_000);
+    }
+
+    fn cut_power(&mut self, node: usize, until: Time) {
+        self.nodes[node].down_until = until;
+        self.nodes[node].paused = false;
+        self.lose_power(node);
+        self.tell_peers(node, Health::Down, 300_000);
+    }
+
+    /// The process is asked to stop, and does after a while.
+    fn ask_to_stop(&mut self, node: usize, until: Time) -> Result<(), Violation> {
+        let Some(process) = &mut self.nodes[node].process else { return Ok(()) };
+        process.stopping = true;
+        let boot = self.nodes[node].boot;
+        self.nodes[node].down_until = until;
+        let later = Duration::from_micros(self.rng.between(1_000, 200_000)).min(until.since(self.now));
+        self.after(later, Thing::Exit { node, boot });
+        if self.nodes[node].paused { Ok(()) } else { self.offer(node, Event::Leave) }
+    }
+
+    pub(crate) fn exit(&mut self, node: usize, boot: u64) -> Result<(), Violation> {
+        if self.is_running(node, boot) && self.nodes[node].process.as_ref().is_some_and(|process| process.stopping) {
+            let until = self.nodes[node].down_until;
+            self.kill(node, until);
+            self.after(until.since(self.now), Thing::Restart { node });
+        }
+        Ok(())
+    }
+
+    fn jump(&mut self, node: usize, strength: u32) {
+        let most = u64::from(strength) * 100;
+        self.nodes[node].wall_offset_ms += self.rng.below(2 * most) as i64 - most as i64;
+    }
+
+    fn with_disk(&mut self, node: usize, hurt: impl FnOnce(&mut MemDisk)) {
+        let node = &mut self.nodes[node];
+        if let Some(process) = &mut node.process {
+            hurt(process.log.disk_mut());
+        } else if let Some(disk) = &mut node.disk {
+            hurt(disk);
+        }
+    }
+
+    /// A log that was full takes what there is room for.
+    fn refill(&mut self, index: usize) {
+        if let Some(process) = &mut self.nodes[index].process
+            && process.log.refill().is_err()
+        {
+            self.die(index, "the log failed");
+        }
+    }
+
+    /// Changes a byte of the log that is durable, and that something durable behind it attests: the log must notice. As long as
+    /// enough others are left.
+    fn flip(&mut self, index: usize) {
+        let hurt = self.nodes.iter().filter(|node| node.flipped).count();
+        let (attested, segment_bytes) = (self.nodes[index].attested, self.schedule.tuning.segment_bytes);
+        if 2 * (hurt + 1) >= self.nodes.len() || attested == 0 {
+            return;
+        }
+        let Some(disk) = &mut self.nodes[index].disk else { return };
+        let first = disk.segments().map(|(id, _)| id).find(|id| id >> 63 == 0).unwrap_or(0) * segment_bytes;
+        if first >= attested {
+            return;
+        }
+        // Most of a block is empty: a few tries find something that means something.
+        let mut block = vec![0; BLOCK];
+        for _ in 0..16 {
+            let position = self.rng.between(first, attested - 1);
+            let (segment, offset) = (position / segment_bytes, position % segment_bytes);
+            let within = offset % BLOCK as u64;
+            let readable = disk.read(segment, offset - within, &mut block).is_ok();
+            if readable && block[within as usize] != 0 {
+                disk.flip(segment, offset, 1 << self.rng.below(8));
+                self.nodes[index].flipped = true;
+                self.met.insert("byte flipped");
+                return;
+            }
+        }
+    }
+}

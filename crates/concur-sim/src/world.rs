@@ -1,0 +1,388 @@
+//! The world: virtual time, and everything that happens in it, in one order.
+//!
+//! Whatever happens next is the earliest entry of one queue, ties in the order in which they were put there; so a run is a function
+//! of its [`Schedule`] alone, and [`Outcome::fingerprint`], a hash over everything that happened, says so. How nodes are driven
+//! stands in [`drive`](crate::drive), what goes wrong in [`trouble`](crate::trouble), what clients do in
+//! [`clients`](crate::clients).
+//!
+//! A run goes on while faults strike, then everything is healed, and every client must make progress within a bounded number of
+//! election timeouts, finish, and find all replicas equal.
+
+use crate::clients::{Client, Sent};
+use crate::history;
+use crate::ledger::{Ledger, Violation};
+use crate::network::Links;
+use crate::node::Node;
+use crate::schedule::Schedule;
+use crate::trace::Trace;
+use crate::witness::{Notes, mix, mix_u64};
+use bytes::Bytes;
+use concur_core::{Health, ReplicaId, Rng, Time};
+use concur_replica::{Output, Refused, Reply};
+use std::cmp::Ordering;
+use std::collections::{BTreeSet, BinaryHeap};
+use std::time::Duration;
+
+/// How a run ended.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// What was broken, if something was.
+    pub verdict: Verdict,
+    /// A hash over everything that happened.
+    pub fingerprint: u64,
+    /// What was met: faults that struck, transitions that were passed.
+    pub met: BTreeSet<&'static str>,
+    /// Operations that were completed.
+    pub completed: u64,
+    /// Things that happened.
+    pub events: u64,
+    /// How long it took in virtual time.
+    pub lasted: Duration,
+}
+
+/// What a run shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Every promise was kept.
+    Valid,
+    /// One was broken.
+    Violated(Violation),
+    /// A checker ran out of budget.
+    Unknown(String),
+}
+
+/// After how many things a run is given up as one that never ends.
+const EVENTS_MAX: u64 = 3_000_000;
+
+/// In how many election timeouts a client must make progress, and the replicas must agree, once everything is healed.
+const ELECTIONS_MAX: u32 = 40;
+
+pub(crate) struct World<'a> {
+    pub(crate) schedule: &'a Schedule,
+    pub(crate) now: Time,
+    queue: BinaryHeap<Entry>,
+    order: u64,
+    pub(crate) rng: Rng,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) links: Links,
+    pub(crate) clients: Vec<Client>,
+    pub(crate) ledger: Ledger,
+    pub(crate) met: BTreeSet<&'static str>,
+    pub(crate) trace: Option<Trace>,
+    pub(crate) healed: bool,
+    /// Things that came for a node while it was paused.
+    held: Vec<(usize, Thing)>,
+    pub(crate) out: Output,
+    pub(crate) notes: Notes,
+    fingerprint: u64,
+    events: u64,
+    finished_at: Option<Time>,
+    done: bool,
+}
+
+struct Entry {
+    at: Time,
+    order: u64,
+    thing: Thing,
+}
+
+/// Something that happens.
+#[derive(Debug, Clone)]
+pub(crate) enum Thing {
+    /// A message arrives.
+    Arrive { to: usize, from: ReplicaId, bytes: Bytes, stale: bool },
+    /// A process has the processor again.
+    Step { node: usize, boot: u64 },
+    /// A timer may be due.
+    Wake { node: usize, boot: u64 },
+    /// A sync returns.
+    Synced { node: usize, boot: u64 },
+    /// A log that was full is tried again.
+    Rewrite { node: usize, boot: u64 },
+    /// The engine finished a job.
+    Stored { node: usize, boot: u64 },
+    /// A client's request arrives.
+    Request { node: usize, sent: Box<Sent> },
+    /// A reply arrives at a client.
+    Reply { client: usize, attempt: u32, result: Result<Reply, Refused> },
+    /// A client gave up waiting.
+    Timeout { client: usize, attempt: u32 },
+    /// A client goes on.
+    Act { client: usize },
+    /// An episode begins.
+    Begin(usize),
+    /// It strikes again.
+    Again(usize),
+    /// It ends.
+    End(usize),
+    /// A node is started if it is down.
+    Restart { node: usize },
+    /// A process that was asked to stop ends.
+    Exit { node: usize, boot: u64 },
+    /// A connection tells something of a peer.
+    Hint { node: usize, about: ReplicaId, health: Health },
+    /// Everything is healed.
+    Heal,
+    /// The world looks around.
+    Look,
+}
+
+impl<'a> World<'a> {
+    pub(crate) fn new(schedule: &'a Schedule, trace: bool) -> Self {
+        let links = Links::new(schedule.replicas, &schedule.network);
+        let nodes = (0..schedule.replicas).map(|_| Node::new()).collect();
+        let clients = schedule.clients.iter().enumerate().map(|(index, client)| Client::new(index, client, schedule)).collect();
+        Self {
+            schedule,
+            now: Time(1_000_000_000),
+            queue: BinaryHeap::with_capacity(1024),
+            order: 0,
+            rng: Rng::new(schedule.seed),
+            nodes,
+            links,
+            clients,
+            ledger: Ledger::default(),
+            met: BTreeSet::new(),
+            trace: trace.then(Trace::default),
+            healed: false,
+            held: Vec::new(),
+            out: Output::default(),
+            notes: Notes::default(),
+            fingerprint: schedule.seed,
+            events: 0,
+            finished_at: None,
+            done: false,
+        }
+    }
+
+    /// Puts a thing into the queue.
+    pub(crate) fn after(&mut self, delay: Duration, thing: Thing) {
+        self.at(self.now + delay, thing);
+    }
+
+    pub(crate) fn at(&mut self, at: Time, thing: Thing) {
+        self.order += 1;
+        self.queue.push(Entry { at, order: self.order, thing });
+    }
+
+    /// Runs to the end.
+    pub(crate) fn run(mut self) -> (Outcome, Option<Trace>) {
+        let started = self.now;
+        let verdict = match crate::run::guarded(|| self.live()) {
+            Ok(Ok(())) => {
+                let Self { schedule, ledger, clients, .. } = &self;
+                crate::run::guarded(|| history::check(schedule, ledger, clients))
+            }
+            Ok(Err(violation)) => Ok(Verdict::Violated(violation)),
+            Err(panic) => Err(panic),
+        };
+        let verdict = verdict.unwrap_or_else(Verdict::Violated);
+        let completed = self.clients.iter().map(Client::completed).sum();
+        let (fingerprint, events, lasted) = (self.fingerprint, self.events, self.now.since(started));
+        (Outcome { verdict, fingerprint, met: self.met, completed, events, lasted }, self.trace)
+    }
+
+    fn live(&mut self) -> Result<(), Violation> {
+        self.begin()?;
+        while let Some(Entry { at, thing, .. }) = self.queue.pop() {
+            self.now = at;
+            self.events += 1;
+            if self.events > EVENTS_MAX {
+                return Err(Violation::new("liveness", format!("{EVENTS_MAX} things happened, and no end")));
+            }
+            self.remember(&thing);
+            self.happen(thing)?;
+            if self.done {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self) -> Result<(), Violation> {
+        for node in 0..self.nodes.len() {
+            self.start(node)?;
+        }
+        for client in 0..self.clients.len() {
+            let first = self.clients[client].first_think();
+            self.after(first, Thing::Act { client });
+        }
+        for (index, episode) in self.schedule.episodes.iter().enumerate() {
+            self.after(episode.start, Thing::Begin(index));
+            self.after(episode.start + episode.lasts, Thing::End(index));
+        }
+        self.after(self.schedule.healed, Thing::Heal);
+        self.after(self.schedule.tuning.election / 2, Thing::Look);
+        Ok(())
+    }
+
+    fn happen(&mut self, thing: Thing) -> Result<(), Violation> {
+        if let Some(node) = thing.node()
+            && self.nodes[node].paused
+        {
+            self.held.push((node, thing));
+            return Ok(());
+        }
+        match thing {
+            Thing::Arrive { to, from, bytes, stale } => self.arrive(to, from, bytes, stale),
+            Thing::Step { node, boot } => self.step_due(node, boot),
+            Thing::Wake { node, boot } => self.wake(node, boot),
+            Thing::Synced { node, boot } => self.synced(node, boot),
+            Thing::Rewrite { node, boot } => self.rewrite(node, boot),
+            Thing::Stored { node, boot } => self.stored(node, boot),
+            Thing::Request { node, sent } => self.request(node, *sent),
+            Thing::Reply { client, attempt, result } => self.replied(client, attempt, result),
+            Thing::Timeout { client, attempt } => self.timed_out(client, attempt),
+            Thing::Act { client } => self.act(client),
+            Thing::Begin(index) => self.begin_episode(index),
+            Thing::Again(index) => self.again(index),
+            Thing::End(index) => self.end_episode(index),
+            Thing::Restart { node } => self.restart(node),
+            Thing::Exit { node, boot } => self.exit(node, boot),
+            Thing::Hint { node, about, health } => self.hint(node, about, health),
+            Thing::Heal => self.heal(),
+            Thing::Look => self.look(),
+        }
+    }
+
+    /// A paused node goes on: what came for it comes now.
+    pub(crate) fn resume(&mut self, node: usize) {
+        self.nodes[node].paused = false;
+        let (mine, others) = std::mem::take(&mut self.held).into_iter().partition(|(to, _)| *to == node);
+        self.held = others;
+        let mine: Vec<(usize, Thing)> = mine;
+        for (_, thing) in mine {
+            self.at(self.now, thing);
+        }
+    }
+
+    fn remember(&mut self, thing: &Thing) {
+        let mut hash = mix_u64(self.fingerprint, self.now.0);
+        hash = match thing {
+            Thing::Arrive { to, from, bytes, .. } => mix(hash, bytes) ^ ((*to as u64) << 8 | u64::from(from.0)),
+            Thing::Reply { client, attempt, result } => {
+                let body = result.as_ref().map_or(&[][..], |reply| &reply.body[..]);
+                mix(mix_u64(hash, (*client as u64) << 32 | u64::from(*attempt)), body)
+            }
+            other => mix_u64(hash, other.node().map_or(99, |node| node as u64)),
+        };
+        self.fingerprint = hash;
+    }
+
+    /// How long liveness may take.
+    fn patience(&self) -> Duration {
+        let farthest = self.schedule.network.one_way.iter().flatten().max().copied().unwrap_or_default();
+        self.schedule.tuning.election * ELECTIONS_MAX + farthest * 20
+    }
+
+    /// The world looks at every node and client, and at itself.
+    fn look(&mut self) -> Result<(), Violation> {
+        for node in 0..self.nodes.len() {
+            self.look_at(node)?;
+        }
+        self.after(self.schedule.tuning.election / 2, Thing::Look);
+        if !self.healed {
+            return Ok(());
+        }
+        let patience = self.patience();
+        for client in &self.clients {
+            if let Some((since, what)) = client.waits_since()
+                && self.now.since(since) > patience
+            {
+                let waited = self.now.since(since);
+                return Err(Violation::new("liveness", format!("client c{} made no progress for {waited:?}: {what}", client.index)));
+            }
+        }
+        if self.clients.iter().any(|client| !client.is_done()) {
+            return Ok(());
+        }
+        let finished = *self.finished_at.get_or_insert(self.now);
+        if self.converged() {
+            self.done = true;
+            return self.compare_states();
+        }
+        if self.now.since(finished) > patience {
+            return Err(Violation::new("convergence", self.who_lags()));
+        }
+        Ok(())
+    }
+
+    fn converged(&self) -> bool {
+        let mut up = self.nodes.iter().filter(|node| !node.damaged);
+        up.all(|node| node.process.as_ref().is_some_and(|process| self.ledger.complete(process.replica.machine().chains())))
+    }
+
+    fn who_lags(&self) -> String {
+        let mut text = String::from("replicas that do not catch up:");
+        for (index, node) in self.nodes.iter().enumerate().filter(|(_, node)| !node.damaged) {
+            let Some(process) = &node.process else {
+                text += &format!(" r{index} is down;");
+                continue;
+            };
+            if !self.ledger.complete(process.replica.machine().chains()) {
+                text += &format!(" r{index} {:?};", process.replica.status());
+            }
+        }
+        text
+    }
+
+    /// Equal frontiers mean equal states, to the last session.
+    fn compare_states(&mut self) -> Result<(), Violation> {
+        let processes: Vec<_> = self.nodes.iter().filter_map(|node| node.process.as_ref()).collect();
+        let states: Vec<_> = processes.iter().map(|p| (p.replica.status().executed, p.replica.digest())).collect();
+        for (index, (frontier, digest)) in states.iter().enumerate() {
+            for (other, (theirs, their_digest)) in states.iter().enumerate().skip(index + 1) {
+                if frontier == theirs && digest != their_digest {
+                    let message = format!("running replicas {index} and {other} executed {frontier:?} and differ");
+                    return Err(Violation::new("state", message));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything is healed: clients have the rest of their operations to do, and the bounds of liveness hold.
+    pub(crate) fn healed_now(&mut self) {
+        self.healed = true;
+        let now = self.now;
+        self.clients.iter_mut().for_each(|client| client.expect_progress(now));
+    }
+}
+
+impl Thing {
+    /// The node to which it happens, if it waits while that is paused.
+    fn node(&self) -> Option<usize> {
+        match self {
+            Self::Arrive { to: node, .. }
+            | Self::Step { node, .. }
+            | Self::Wake { node, .. }
+            | Self::Synced { node, .. }
+            | Self::Rewrite { node, .. }
+            | Self::Stored { node, .. }
+            | Self::Request { node, .. }
+            | Self::Exit { node, .. }
+            | Self::Hint { node, .. } => Some(*node),
+            _ => None,
+        }
+    }
+}
+
+impl Ord for Entry {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (other.at, other.order).cmp(&(self.at, self.order))
+    }
+}
+
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Entry {}
