@@ -65,6 +65,9 @@ pub enum Refusal {
     /// This replica is no voter and cannot serve this.
     #[error("this replica does not vote and cannot serve this")]
     NotVoter,
+    /// The disk is full; nothing was done. Deleting and compacting go on.
+    #[error("the disk is full")]
+    NoSpace,
     /// The node is stopping.
     #[error("the node is stopping")]
     Stopped,

@@ -7,9 +7,13 @@
 //! This crate and the client are the only ones that know sockets and tokio.
 
 pub mod door;
+pub mod driver;
 pub mod etcd;
 pub mod front;
 pub mod metrics;
+pub mod native;
+pub mod node;
 mod pages;
+pub mod peers;
 pub mod serve;
 pub mod watch;

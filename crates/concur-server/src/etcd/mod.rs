@@ -190,6 +190,7 @@ pub(crate) fn refused(refusal: Refusal) -> Status {
         Refusal::NoLeader => errors::NO_LEADER.into(),
         Refusal::LeaderChanged => errors::LEADER_CHANGED.into(),
         Refusal::NotVoter => errors::NOT_FOR_LEARNER.into(),
+        Refusal::NoSpace => errors::NO_SPACE.into(),
         Refusal::Stopped => errors::STOPPED.into(),
         Refusal::Unsupported(why) => Status::unimplemented(why),
     }

@@ -1,0 +1,171 @@
+//! What may be asked of a group, whatever its state machine, and the handle to ask with.
+//!
+//! The queue is bounded; when it is full a request is refused at once. Every request is answered once.
+
+use bytes::Bytes;
+use concur_core::{Footprint, SessionId, StateMachine};
+use concur_replica::{InSession, Level, Refused, Reply, Stamp};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot};
+
+/// The answer to a command or a query.
+pub type Answer = Result<Reply, Refused>;
+
+/// Called once with the state of a read, on the node's thread.
+pub type Look<M> = Box<dyn FnOnce(Result<(&M, Stamp), Refused>) + Send>;
+
+/// What is asked.
+pub enum Ask<M> {
+    /// Execute a command.
+    Command {
+        /// Its place in a session, if it has one.
+        session: Option<InSession>,
+        /// In the state machine's encoding.
+        body: Bytes,
+        /// When the caller stops waiting.
+        deadline: Instant,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Answer>,
+    },
+    /// Open a session.
+    Open {
+        /// Its name, drawn at random.
+        session: SessionId,
+        /// When the caller stops waiting.
+        deadline: Instant,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Answer>,
+    },
+    /// Answer a query in the state machine's encoding.
+    Query {
+        /// How fresh.
+        level: Level,
+        /// What is read.
+        footprint: Footprint,
+        /// The query.
+        body: Bytes,
+        /// When the caller stops waiting.
+        deadline: Instant,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Answer>,
+    },
+    /// Look at the state.
+    Look {
+        /// How fresh.
+        level: Level,
+        /// What is read.
+        footprint: Footprint,
+        /// When the caller stops waiting.
+        deadline: Instant,
+        /// What is called with it.
+        run: Look<M>,
+    },
+    /// Say how the group is.
+    Status(oneshot::Sender<GroupStatus>),
+}
+
+/// How a group is, as one node sees it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GroupStatus {
+    /// The namespace.
+    pub namespace: String,
+    /// The strategy.
+    pub strategy: &'static str,
+    /// "leader", "follower", "candidate", "replica".
+    pub role: &'static str,
+    /// The epoch.
+    pub epoch: u64,
+    /// The member that leads or stands for it, by id; 0: none known.
+    pub leader: u64,
+    /// Its term, or what stands for it.
+    pub term: u64,
+    /// Instances executed.
+    pub executed: u64,
+    /// Of these, how many the engine holds durably.
+    pub stored: u64,
+    /// Instances known and not executed.
+    pub behind: u64,
+    /// Commands that wait.
+    pub pending: u64,
+    /// The store's revision; 0 if it has none.
+    pub revision: u64,
+    /// The members that vote, by id.
+    pub voters: Vec<u64>,
+    /// What is wrong, in words.
+    pub errors: Vec<String>,
+}
+
+/// A handle to one group on one node.
+pub struct Handle<M> {
+    asks: mpsc::Sender<Ask<M>>,
+}
+
+impl<M> Clone for Handle<M> {
+    fn clone(&self) -> Self {
+        Self { asks: self.asks.clone() }
+    }
+}
+
+impl<M> std::fmt::Debug for Handle<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Handle")
+    }
+}
+
+impl<M: StateMachine> Handle<M> {
+    pub(crate) fn new(asks_max: usize) -> (Self, mpsc::Receiver<Ask<M>>) {
+        let (asks, receiver) = mpsc::channel(asks_max);
+        (Self { asks }, receiver)
+    }
+
+    /// Executes a command, at most once if it has a place in a session.
+    pub async fn execute(&self, session: Option<InSession>, body: Bytes, timeout: Duration) -> Answer {
+        let deadline = Instant::now() + timeout;
+        self.ask(|reply| Ask::Command { session, body, deadline, reply }).await?
+    }
+
+    /// Opens a session.
+    pub async fn open_session(&self, session: SessionId, timeout: Duration) -> Answer {
+        let deadline = Instant::now() + timeout;
+        self.ask(|reply| Ask::Open { session, deadline, reply }).await?
+    }
+
+    /// Answers a query.
+    pub async fn query(&self, level: Level, footprint: Footprint, body: Bytes, timeout: Duration) -> Answer {
+        let deadline = Instant::now() + timeout;
+        self.ask(|reply| Ask::Query { level, footprint, body, deadline, reply }).await?
+    }
+
+    /// Looks at the state as of a barrier of `level`. In a partial order a strong look is at one key.
+    pub async fn look<T, F>(&self, level: Level, footprint: Footprint, timeout: Duration, look: F) -> Result<(T, Stamp), Refused>
+    where
+        T: Send + 'static,
+        F: FnOnce(&M) -> T + Send + 'static,
+    {
+        let deadline = Instant::now() + timeout;
+        let ask = |reply: oneshot::Sender<Result<(T, Stamp), Refused>>| Ask::Look {
+            level,
+            footprint,
+            deadline,
+            run: Box::new(move |state| {
+                let _ = reply.send(state.map(|(machine, stamp)| (look(machine), stamp)));
+            }),
+        };
+        self.ask(ask).await?
+    }
+
+    /// How the group is.
+    pub async fn status(&self) -> Result<GroupStatus, Refused> {
+        self.ask(Ask::Status).await
+    }
+
+    async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask<M>) -> Result<T, Refused> {
+        let (reply, answer) = oneshot::channel();
+        self.asks.try_send(ask(reply)).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => Refused::Busy,
+            mpsc::error::TrySendError::Closed(_) => Refused::Stopping,
+        })?;
+        // Without an answer the node is gone: what was proposed may still be executed.
+        answer.await.map_err(|_| Refused::Unknown)
+    }
+}

@@ -1,0 +1,211 @@
+//! What stands beside a replicated key-value store: the door's jobs, the watch hub, and what is proposed because time passes.
+//!
+//! Whoever leads, or stands for it, proposes the end of leases that are due, and compactions that the retention asks for. After a
+//! time without a leader nobody could renew a lease, so the first thing a leader proposes is to stop the leases' clock for as long.
+
+use super::group::{Desk, Seat, Waiter, door_stamp, refusal};
+use crate::door::{Job, Jobs, Member, Pulse, Read, Refusal, Status, Upkeep};
+use crate::watch::Hub;
+use bytes::Bytes;
+use concur_core::Wire;
+use concur_kv::{AutoCompaction, Command, Kv, Retention};
+use concur_replica::{Level, Request};
+use std::sync::Arc;
+use std::task::Context;
+use std::time::Instant;
+use tokio::sync::oneshot;
+
+/// Jobs taken from the door at once.
+const JOBS_MAX: usize = 4096;
+/// Leases that one command ends.
+const LEASES_MAX: usize = 1024;
+/// How long after a proposal that leases end it is made again.
+const EXPIRE_AGAIN_MS: u64 = 500;
+
+/// What a store's desk is made with.
+pub(crate) struct DeskOptions {
+    pub(crate) jobs: Jobs,
+    pub(crate) pulse: Arc<Pulse>,
+    pub(crate) hub: Hub,
+    pub(crate) members: Vec<Member>,
+    pub(crate) region: String,
+    pub(crate) retention: Retention,
+    /// When this node, or its data, was last seen alive: leases cannot have been renewed since.
+    pub(crate) last_alive_ms: u64,
+}
+
+/// The desk.
+pub(crate) struct KvDesk {
+    options: DeskOptions,
+    taken: Vec<Job>,
+    auto_compaction: AutoCompaction,
+    sample_at_ms: u64,
+    /// When a leader was last known.
+    led_ms: u64,
+    /// Whether this node led when it was last looked at.
+    leads: bool,
+    expire_at_ms: u64,
+}
+
+impl KvDesk {
+    pub(crate) fn new(options: DeskOptions) -> Self {
+        let auto_compaction = AutoCompaction::new(options.retention);
+        let led_ms = options.last_alive_ms;
+        Self { options, taken: Vec::new(), auto_compaction, sample_at_ms: 0, led_ms, leads: false, expire_at_ms: 0 }
+    }
+
+    fn job(&mut self, job: Job, seat: &mut Seat<Kv>) {
+        match job {
+            Job::Execute(execute) if seat.full && takes_space(&execute.command) => {
+                let _ = execute.reply.send(Err(Refusal::NoSpace));
+            }
+            Job::Execute(execute) => {
+                let timeout = seat.left(execute.deadline);
+                let request = Request::Command { session: None, body: execute.command, timeout };
+                seat.request(Waiter::Door(execute.reply), request);
+            }
+            Job::Read(read) => self.read(read, seat),
+            Job::Watch(request) => self.options.hub.handle(request, seat.replica.machine()),
+            Job::Status(reply) => drop(reply.send(self.status(seat))),
+            Job::Upkeep(Upkeep::Defragment, reply) => upkeep(reply),
+        }
+    }
+
+    fn read(&mut self, read: Read, seat: &mut Seat<Kv>) {
+        let level = match read.level {
+            crate::door::Level::Strong => Level::Strong,
+            crate::door::Level::Eventual => Level::Eventual,
+        };
+        let (term, has_leader, run) = (seat.facts.term, seat.facts.leader.is_some(), read.run);
+        let look = move |state: Result<(&Kv, concur_replica::Stamp), _>| {
+            run(state.map(|(kv, stamp)| (kv, door_stamp(stamp, term))).map_err(|refused| refusal(refused, has_leader)))
+        };
+        let timeout = seat.left(read.deadline);
+        let request = Request::Read { level, footprint: read.footprint, query: None, timeout };
+        seat.request(Waiter::Look(Box::new(look)), request);
+    }
+
+    fn status(&self, seat: &Seat<Kv>) -> Status {
+        let facts = &seat.facts;
+        let store = seat.replica.machine().status();
+        Status {
+            namespace: seat.name.clone(),
+            strategy: seat.replica.settings().strategy.traits.name.into(),
+            region: self.options.region.clone(),
+            epoch: seat.replica.settings().config.epoch,
+            leader: facts.leader.map_or(0, |id| self.member_id(id)),
+            term: facts.term,
+            decided: facts.executed + facts.behind,
+            executed: facts.executed,
+            pending: facts.pending,
+            failed: facts.failed,
+            observer: false,
+            members: self.options.members.clone(),
+            storage_bytes: store.used_bytes,
+            storage_used_bytes: store.used_bytes,
+            quota_bytes: store.quota_bytes,
+            errors: facts.errors.clone(),
+        }
+    }
+
+    /// Members stand in the order of their numbers.
+    fn member_id(&self, id: concur_core::ReplicaId) -> u64 {
+        self.options.members.get(usize::from(id.0)).map_or(0, |member| member.id)
+    }
+
+    /// What a leader owes to leases.
+    fn look_after_leases(&mut self, seat: &mut Seat<Kv>, wall_ms: u64) {
+        let leads = seat.facts.leader == Some(seat.me());
+        if leads && !self.leads {
+            let by_ms = wall_ms.saturating_sub(self.led_ms);
+            let held = seat.replica.machine().next_expiry_ms().is_some();
+            if held && by_ms > 0 {
+                seat.propose(Command::LeaseGrace { by_ms }.to_bytes());
+            }
+            // What is due now may be saved by that command: look again once it was executed.
+            self.expire_at_ms = wall_ms + EXPIRE_AGAIN_MS;
+        }
+        self.leads = leads;
+        if seat.facts.leader.is_some() {
+            self.led_ms = wall_ms;
+        }
+        if leads && wall_ms >= self.expire_at_ms {
+            let leases = seat.replica.machine().expired(wall_ms, LEASES_MAX);
+            if !leases.is_empty() {
+                seat.propose(Command::LeaseExpire { leases }.to_bytes());
+                self.expire_at_ms = wall_ms + EXPIRE_AGAIN_MS;
+            }
+        }
+    }
+
+    fn compact(&mut self, seat: &mut Seat<Kv>, wall_ms: u64) {
+        let Some(every_ms) = self.auto_compaction.interval_ms() else { return };
+        if wall_ms < self.sample_at_ms {
+            return;
+        }
+        self.sample_at_ms = wall_ms + every_ms;
+        let target = self.auto_compaction.sample(wall_ms, seat.replica.machine().revision());
+        if let Some(revision) = target.filter(|_| self.leads) {
+            seat.propose(Command::Compact { revision }.to_bytes());
+        }
+    }
+}
+
+impl Desk<Kv> for KvDesk {
+    fn poll(&mut self, cx: &mut Context<'_>, seat: &mut Seat<Kv>) -> bool {
+        let mut taken = std::mem::take(&mut self.taken);
+        let _ = self.options.jobs.poll_recv_many(cx, &mut taken, JOBS_MAX);
+        let any = !taken.is_empty();
+        for job in taken.drain(..) {
+            self.job(job, seat);
+        }
+        self.taken = taken;
+        any
+    }
+
+    fn stepped(&mut self, seat: &mut Seat<Kv>) {
+        self.options.pulse.set_leader(seat.facts.leader.map_or(0, |id| self.member_id(id)), seat.facts.term);
+        self.options.hub.advance(seat.replica.machine());
+    }
+
+    fn tick(&mut self, seat: &mut Seat<Kv>, wall_ms: u64) {
+        self.options.hub.tick(seat.replica.machine(), Instant::now());
+        if !seat.stopping {
+            self.look_after_leases(seat, wall_ms);
+            self.compact(seat, wall_ms);
+        }
+    }
+
+    fn is_unfinished(&self) -> bool {
+        self.options.hub.is_unfinished()
+    }
+
+    fn revision(&self, machine: &Kv) -> u64 {
+        u64::try_from(machine.revision().0).unwrap_or(0)
+    }
+
+    fn close(&mut self) {
+        self.options.pulse.set_stopping();
+        self.options.hub.close();
+    }
+}
+
+/// Whether a command may make the store larger. On a full disk deleting and compacting go on, from the reserve.
+fn takes_space(command: &Bytes) -> bool {
+    let shrinks = |command| {
+        matches!(
+            command,
+            Command::DeleteRange(_)
+                | Command::Compact { .. }
+                | Command::LeaseRevoke { .. }
+                | Command::AlarmArm { .. }
+                | Command::AlarmDisarm { .. }
+        )
+    };
+    !Command::from_bytes(command).is_ok_and(shrinks)
+}
+
+/// The engine gives unused pages to later writes by itself and to the file system when it starts.
+fn upkeep(reply: oneshot::Sender<Result<(), Refusal>>) {
+    let _ = reply.send(Ok(()));
+}

@@ -1,0 +1,506 @@
+//! One node: opens its data directory, starts a replica of each of its groups, listens, and runs the driver.
+//!
+//! A node is one thread with one current-thread runtime, on which the front doors, consensus, the peers' streams and execution
+//! all run; the engine writes on a thread of its own. [`Node::open`] does everything that can be refused (the directory, the log,
+//! the ports) and [`Node::run`] runs until told to stop.
+//!
+//! The data directory remembers the system it belongs to: names of members, and each group's strategy, order and voters. Started
+//! under another description the node refuses, since votes that were cast in one quorum system say nothing in another.
+//!
+//! Left out: changing any of that while the system runs.
+
+mod files;
+mod listen;
+
+pub(crate) use files::write_lives;
+pub use listen::Listeners;
+
+use crate::door::{Door, DoorLimits, Jobs, Member, Pulse};
+use crate::driver::{Behind, Clock, Desk, DeskOptions, Driver, Group, Handle, KvDesk, Nodes, Parts};
+use crate::etcd::{Etcd, EtcdLimits, Identity};
+use crate::metrics::{Labels, Metrics};
+use crate::native::{Namespace, Native};
+use crate::peers::{Acceptor, Local, Me, Peer, Peers};
+use crate::watch::{Hub, HubLimits};
+use concur_core::{BootCount, Config, Corrupt, Epoch, GroupId, Ordering, QuorumSystem, ReplicaId, Rng, StateMachine, Strategy};
+use concur_kv::{Kv, Retention};
+use concur_network::Volume;
+use concur_replica::{Output, Recovered, Replica, Settings};
+use concur_store::dir::{DataDir, DirError, Owner};
+use concur_store::engine::{EngineError, EngineEvent, EngineOptions, EngineThread, RedbEngine};
+use concur_store::log::{FileDisk, Log, LogError, LogOptions};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::sync::{mpsc, watch};
+
+/// A member of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeMember {
+    /// Its name.
+    pub name: String,
+    /// Its region, or empty.
+    pub region: String,
+    /// Where peers reach it, `host:port`; empty within one program.
+    pub peer: String,
+    /// Where clients reach it, `host:port`, or empty if that is not known.
+    pub client: String,
+}
+
+/// A group that a node takes part in.
+#[derive(Debug, Clone)]
+pub struct GroupOptions {
+    /// Its id.
+    pub id: GroupId,
+    /// Its namespace.
+    pub name: String,
+    /// The protocol.
+    pub strategy: Strategy,
+    /// What it orders.
+    pub order: Ordering,
+    /// Who votes, and how many are enough.
+    pub quorums: QuorumSystem,
+    /// To whom a quorum's messages go.
+    pub volume: Volume,
+    /// How much the log grows before this group's part is replaced by a checkpoint.
+    pub checkpoint_bytes: u64,
+}
+
+/// Everything that a node must know.
+#[derive(Debug, Clone)]
+pub struct NodeOptions {
+    /// Tells clusters apart that have the same members.
+    pub cluster_token: String,
+    /// The members; a member's place is its number.
+    pub members: Vec<NodeMember>,
+    /// Which of them this node is.
+    pub me: ReplicaId,
+    /// Where it keeps its data.
+    pub data_dir: PathBuf,
+    /// The groups; those that this node does not vote in are left out by it.
+    pub groups: Vec<GroupOptions>,
+    /// The group that the etcd API serves.
+    pub etcd_group: GroupId,
+    /// How often an idle leader shows that it lives.
+    pub heartbeat: Duration,
+    /// How long silence lasts before somebody takes over.
+    pub election: Duration,
+    /// How long a request may take that names no deadline.
+    pub request_time_max: Duration,
+    /// How long stopping may take.
+    pub stop_time_max: Duration,
+    /// The largest request.
+    pub request_bytes_max: usize,
+    /// The largest batch.
+    pub batch_bytes_max: usize,
+    /// Batches of this node that may be undecided.
+    pub batches_in_flight_max: usize,
+    /// Commands that may wait.
+    pub pending_commands_max: usize,
+    /// Bytes of decided commands that are kept for members that lag.
+    pub retained_bytes_max: usize,
+    /// How much the log grows before it is shortened.
+    pub checkpoint_bytes: u64,
+    /// Bytes of one segment of a log that is created.
+    pub segment_bytes: u64,
+    /// Space put aside for when the disk is full.
+    pub reserve_bytes: u64,
+    /// What history a store keeps.
+    pub retention: Retention,
+}
+
+/// Why a node cannot start, or stopped. Each says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Directory(#[from] DirError),
+    /// The log cannot be used, or failed.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The engine cannot be opened.
+    #[error("{0}. The state in the data directory cannot be read; if its disk is sound, report this")]
+    Engine(#[from] EngineError),
+    /// What was recovered contradicts itself.
+    #[error(
+        "group `{group}`: {error}. This node must not vote with what it has: move the data directory away and let the node join again with \
+         an empty one"
+    )]
+    Corrupt {
+        /// The namespace.
+        group: String,
+        /// What is wrong.
+        error: Corrupt,
+    },
+    /// The data directory belongs to another description of the system.
+    #[error(
+        "error[C061]: the data in {} was written by another system: {difference}. Votes cast under one description mean nothing under \
+         another. Correct the configuration, or start with an empty data directory",
+        path.display()
+    )]
+    OtherSystem {
+        /// The data directory.
+        path: PathBuf,
+        /// What differs.
+        difference: String,
+    },
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {source}. Choose another address, or stop what uses this one")]
+    Listen {
+        /// The address.
+        address: String,
+        /// The operating system's answer.
+        source: std::io::Error,
+    },
+    /// The operating system refused something else.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// The operating system's answer.
+        source: std::io::Error,
+    },
+}
+
+/// How the members reach one another.
+#[derive(Debug)]
+pub enum Wires {
+    /// Over streams that come to these listeners.
+    Streams(Listeners),
+    /// Within this program.
+    Local(Local),
+}
+
+/// A node that is ready to run. It is not `Send`: open it on the thread that runs it.
+pub struct Node<M: StateMachine> {
+    options: NodeOptions,
+    me: Me,
+    dir: DataDir,
+    log: Log<FileDisk>,
+    behind: Behind,
+    engine_events: mpsc::UnboundedReceiver<EngineEvent>,
+    groups: Vec<Group<M>>,
+    handles: BTreeMap<String, Handle<M>>,
+    clock: Clock,
+    wires: Wires,
+    clients: Option<Listeners>,
+    etcd: Option<Etcd>,
+    metrics: Vec<Arc<Metrics>>,
+}
+
+/// What is made beside each group before its replica starts: the group, its state machine, and what every desk needs.
+type Furnish<'f, M> = &'f mut dyn FnMut(&GroupOptions, &M, &Basics) -> Option<Box<dyn Desk<M>>>;
+
+/// What every desk needs.
+struct Basics {
+    identity: Identity,
+    members: Vec<Member>,
+    last_alive_ms: u64,
+}
+
+impl Node<Kv> {
+    /// Opens a node whose groups are key-value stores. `clients` gets etcd's API and the native one.
+    pub fn open_store(options: NodeOptions, quota_bytes: u64, wires: Wires, clients: Option<Listeners>) -> Result<Self, NodeError> {
+        let make = |group: &GroupOptions| {
+            let ordering = match group.order {
+                Ordering::Total => concur_kv::Ordering::Total,
+                Ordering::Partial => concur_kv::Ordering::PerKey,
+            };
+            Kv::new(concur_kv::Config { ordering, quota_bytes, ..concur_kv::Config::default() })
+        };
+        let (mut etcd, mut all) = (None, Vec::new());
+        let own = options.clone();
+        let mut furnish = |group: &GroupOptions, kv: &Kv, basics: &Basics| -> Option<Box<dyn Desk<Kv>>> {
+            let metrics = Arc::new(Metrics::new(basics.identity, own.labels(group)));
+            let (door, pulse, jobs) = Door::new(DoorLimits::default());
+            all.push(metrics.clone());
+            if group.id == own.etcd_group {
+                etcd = Some(Etcd::new(door, basics.identity, own.etcd_limits(), metrics.clone()));
+            }
+            Some(Box::new(kv_desk(&own, basics, kv, pulse, jobs, metrics)))
+        };
+        let mut node = Self::open_with(options, wires, clients, &make, &mut furnish)?;
+        node.etcd = etcd;
+        node.metrics = all;
+        Ok(node)
+    }
+}
+
+impl<M: StateMachine> Node<M> {
+    /// Opens a node whose groups run state machines of any kind. `clients` gets the native API.
+    pub fn open(
+        options: NodeOptions,
+        wires: Wires,
+        clients: Option<Listeners>,
+        make: impl Fn(&GroupOptions) -> M,
+    ) -> Result<Self, NodeError> {
+        Self::open_with(options, wires, clients, &make, &mut |_, _, _| None)
+    }
+
+    fn open_with(
+        options: NodeOptions,
+        wires: Wires,
+        clients: Option<Listeners>,
+        make: &dyn Fn(&GroupOptions) -> M,
+        furnish: Furnish<'_, M>,
+    ) -> Result<Self, NodeError> {
+        let clock = Clock::start();
+        let last_alive_ms = files::last_alive_ms(&options.data_dir).unwrap_or_else(|| clock.wall_ms());
+        let cluster = options.cluster_id();
+        let ids: Vec<u64> = options.members.iter().map(|member| member_id(cluster, &member.name)).collect();
+        let node = ids[usize::from(options.me.0)];
+        let name = options.members[usize::from(options.me.0)].name.clone();
+        let owner = Owner { cluster, node, name, incarnation: clock.wall_ms(), salt: random() };
+        let mut dir = DataDir::open(&options.data_dir, &owner)?;
+        files::check_system(&dir, &options)?;
+        let log_options = LogOptions { segment_bytes: options.segment_bytes, ..dir.log_options() };
+        let disk = FileDisk::open(dir.log_directory()).map_err(io(format!("cannot open {}", dir.log_directory().display())))?;
+        let (log, mut recovered) = Log::open(disk, log_options)?;
+        dir.note_log()?;
+        if let Some(torn) = &recovered.torn {
+            tracing::warn!(
+                segment = torn.segment,
+                offset = torn.offset,
+                "the log's end was torn by a crash and is cut off; nothing durable is lost"
+            );
+        }
+        dir.keep_reserve(options.reserve_bytes)?;
+        let (behind, engine_events) = open_engine(&dir)?;
+        let me = Me { cluster, replica: options.me, node, incarnation: dir.identity().incarnation, boot: dir.identity().boots };
+        let basics = Basics { identity: Identity { cluster, member: node }, members: options.door_members(&ids), last_alive_ms };
+        let (mut groups, mut handles) = (Vec::new(), BTreeMap::new());
+        for group in options.groups.iter().filter(|group| group.quorums.voters.contains(options.me)) {
+            let records = recovered.groups.remove(&group.id).unwrap_or_default();
+            let recovered = Recovered { records, image: behind.1.image(group.id)? };
+            let (handle, opened) = open_group(&options, group, recovered, make(group), &clock, me, &basics, furnish)?;
+            handles.insert(group.name.clone(), handle);
+            groups.push(opened);
+        }
+        let behind = behind.0;
+        let metrics = Vec::new();
+        Ok(Self { options, me, dir, log, behind, engine_events, groups, handles, clock, wires, clients, etcd: None, metrics })
+    }
+
+    /// A handle to the group of a namespace, if this node takes part in it.
+    pub fn handle(&self, namespace: &str) -> Option<Handle<M>> {
+        self.handles.get(namespace).cloned()
+    }
+
+    /// Where clients are listened to.
+    pub fn client_addresses(&self) -> Vec<std::net::SocketAddr> {
+        self.clients.as_ref().map(Listeners::addresses).unwrap_or_default()
+    }
+
+    /// Runs until `stop` holds true, or something fails for good. Must be called on a current-thread runtime of its own.
+    pub async fn run(self, stop: watch::Receiver<bool>) -> Result<(), NodeError> {
+        let peers: Vec<Peer> = self.options.peers(self.me.cluster);
+        let lives = files::read_lives(&self.dir)?;
+        let (close, closed) = watch::channel(false);
+        let mut listening = tokio::task::JoinSet::new();
+        let peers = match self.wires {
+            Wires::Local(local) => Peers::local(self.me.replica, &peers, local),
+            Wires::Streams(listeners) => {
+                let (peers, acceptor): (Peers, Acceptor) = Peers::dial(self.me, &peers, lives.clone());
+                listeners.serve(&mut listening, acceptor, listen::peer_limits(), closed.clone())?;
+                peers
+            }
+        };
+        if let Some(clients) = self.clients {
+            let namespaces = self.handles.iter().map(|(name, handle)| (name.clone(), Arc::new(handle.clone()) as Arc<dyn Namespace>));
+            let native = Native::new(&self.options, self.me, namespaces.collect());
+            let doorway = listen::Doorway::new(self.etcd, native, self.options.request_bytes_max);
+            clients.serve(&mut listening, doorway, listen::client_limits(self.options.stop_time_max), closed)?;
+        }
+        let ids = self.options.members.iter().map(|member| member_id(self.me.cluster, &member.name)).collect();
+        let driver = Driver::new(Parts {
+            clock: self.clock,
+            nodes: Nodes { ids, connected: concur_core::ReplicaSet::EMPTY },
+            groups: self.groups,
+            log: self.log,
+            dir: self.dir,
+            behind: self.behind,
+            engine_events: self.engine_events,
+            peers,
+            lives,
+            metrics: self.metrics,
+            checkpoint_bytes: self.options.checkpoint_bytes,
+            reserve_bytes: self.options.reserve_bytes,
+            stop_time_max: self.options.stop_time_max,
+        });
+        let drained = async move {
+            let _ = close.send(true);
+            while listening.join_next().await.is_some() {}
+        };
+        driver.run(stop, drained).await
+    }
+}
+
+/// Starts one group's replica.
+#[allow(clippy::too_many_arguments)]
+fn open_group<M: StateMachine>(
+    options: &NodeOptions,
+    group: &GroupOptions,
+    recovered: Recovered,
+    machine: M,
+    clock: &Clock,
+    me: Me,
+    basics: &Basics,
+    furnish: Furnish<'_, M>,
+) -> Result<(Handle<M>, Group<M>), NodeError> {
+    let logged_bytes = recovered.records.iter().map(|record| record.len() as u64).sum();
+    let mut out = Output::default();
+    let settings = options.settings(group, me);
+    let rng = Rng::new(random());
+    let started = Replica::start(settings, recovered, machine, clock.now(), clock.wall_ms(), rng, &mut out);
+    let replica = started.map_err(|error| NodeError::Corrupt { group: group.name.clone(), error })?;
+    let desk = furnish(group, replica.machine(), basics);
+    let (handle, asks) = Handle::new(options.pending_commands_max);
+    let mut group = Group::new(group, replica, out, desk, asks);
+    group.logged_bytes = logged_bytes;
+    Ok((handle, group))
+}
+
+fn kv_desk(options: &NodeOptions, basics: &Basics, kv: &Kv, pulse: Arc<Pulse>, jobs: Jobs, metrics: Arc<Metrics>) -> KvDesk {
+    let hub = Hub::new(HubLimits::default(), basics.identity, pulse.clone(), metrics, kv.revision());
+    KvDesk::new(DeskOptions {
+        jobs,
+        pulse,
+        hub,
+        members: basics.members.clone(),
+        region: options.members[usize::from(options.me.0)].region.clone(),
+        retention: options.retention,
+        last_alive_ms: basics.last_alive_ms,
+    })
+}
+
+/// Reads the state that the engine holds, before it is handed to its thread's queue.
+struct Images(Arc<dyn concur_store::engine::EngineRead>);
+
+impl Images {
+    fn image(&self, group: GroupId) -> Result<Vec<(bytes::Bytes, bytes::Bytes)>, EngineError> {
+        self.0.view(group)?.map_or(Ok(Vec::new()), |view| view.entries.collect())
+    }
+}
+
+/// Bytes of the engine's cache: the state is in memory anyway.
+const ENGINE_CACHE_BYTES: usize = 16 << 20;
+
+#[allow(clippy::type_complexity)]
+fn open_engine(dir: &DataDir) -> Result<((Behind, Images), mpsc::UnboundedReceiver<EngineEvent>), NodeError> {
+    let engine = RedbEngine::open(&dir.state_file(), ENGINE_CACHE_BYTES)?;
+    let (events, receiver) = mpsc::unbounded_channel();
+    let report = move |event| {
+        if !matches!(event, EngineEvent::Written(..)) {
+            let _ = events.send(event);
+        }
+    };
+    let thread = EngineThread::spawn(engine, EngineOptions::default(), report).map_err(io("cannot start the engine's thread"))?;
+    let images = Images(thread.reader());
+    Ok(((Behind::new(thread), images), receiver))
+}
+
+impl NodeOptions {
+    /// The cluster's id: equal for equal tokens and member names.
+    pub fn cluster_id(&self) -> u64 {
+        let mut names: Vec<&str> = self.members.iter().map(|member| member.name.as_str()).collect();
+        names.sort_unstable();
+        hash(std::iter::once(self.cluster_token.as_str()).chain(names))
+    }
+
+    /// A member's id.
+    pub fn member_id(&self, replica: ReplicaId) -> u64 {
+        member_id(self.cluster_id(), &self.members[usize::from(replica.0)].name)
+    }
+
+    fn peers(&self, cluster: u64) -> Vec<Peer> {
+        let others = self.members.iter().enumerate().filter(|(i, _)| *i != usize::from(self.me.0));
+        let peer = |(i, member): (usize, &NodeMember)| Peer {
+            replica: ReplicaId(i as u8),
+            node: member_id(cluster, &member.name),
+            name: member.name.clone(),
+            address: member.peer.clone(),
+        };
+        others.map(peer).collect()
+    }
+
+    fn door_members(&self, ids: &[u64]) -> Vec<Member> {
+        let url = |address: &str| if address.is_empty() { Vec::new() } else { vec![format!("http://{address}")] };
+        let member = |(member, &id): (&NodeMember, &u64)| Member {
+            id,
+            name: member.name.clone(),
+            peer_urls: url(&member.peer),
+            client_urls: url(&member.client),
+            observer: false,
+        };
+        self.members.iter().zip(ids).map(member).collect()
+    }
+
+    fn labels(&self, group: &GroupOptions) -> Labels {
+        let region = self.members[usize::from(self.me.0)].region.clone();
+        Labels { namespace: group.name.clone(), strategy: group.strategy.traits.name.into(), region }
+    }
+
+    fn etcd_limits(&self) -> EtcdLimits {
+        let election_ms = u64::try_from(self.election.as_millis()).unwrap_or(u64::MAX);
+        EtcdLimits {
+            request_bytes_max: self.request_bytes_max,
+            request_time_max: self.request_time_max,
+            lease_ttl_s_min: concur_kv::ttl_least_s(election_ms),
+            ..EtcdLimits::default()
+        }
+    }
+
+    fn settings(&self, group: &GroupOptions, me: Me) -> Settings {
+        let config = Config {
+            group: group.id,
+            epoch: Epoch(0),
+            me: self.me,
+            quorums: group.quorums.clone(),
+            heartbeat: self.heartbeat,
+            election: self.election,
+            window_max: WINDOW_MAX,
+            message_bytes_max: (2 * self.request_bytes_max).max(4 << 20),
+            retained_bytes_max: self.retained_bytes_max,
+        };
+        Settings {
+            order: group.order,
+            volume: group.volume,
+            batch_bytes_max: self.batch_bytes_max,
+            batches_in_flight_max: self.batches_in_flight_max,
+            pending_commands_max: self.pending_commands_max,
+            ..Settings::new(Arc::new(config), group.strategy, BootCount(me.boot))
+        }
+    }
+}
+
+/// Undecided proposals of one proposer, its peers' forwarded ones included.
+const WINDOW_MAX: usize = 1024;
+
+/// The id of a namespace's group: the default one is 0.
+pub fn group_id(namespace: &str) -> GroupId {
+    if namespace == "default" { GroupId(0) } else { GroupId(hash([namespace].into_iter())) }
+}
+
+fn member_id(cluster: u64, name: &str) -> u64 {
+    hash([format!("{cluster:016x}").as_str(), name].into_iter())
+}
+
+/// FNV-1a over texts and the ends between them; never 0.
+fn hash<'t>(texts: impl Iterator<Item = &'t str>) -> u64 {
+    let bytes = texts.flat_map(|text| text.bytes().chain([0xff]));
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)).max(1)
+}
+
+/// A number nobody can foresee.
+fn random() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    let mut hasher = std::hash::RandomState::new().build_hasher();
+    hasher.write_u128(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos()));
+    hasher.finish()
+}
+
+fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> NodeError {
+    let what = what.into();
+    move |source| NodeError::Io { what, source }
+}

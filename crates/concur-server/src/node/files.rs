@@ -1,0 +1,112 @@
+//! Small files of the data directory that the node keeps: which system it belongs to, and which lives its peers were met in.
+
+use super::{NodeError, NodeOptions, io};
+use crate::peers::Life;
+use concur_core::{Ordering, ReplicaId};
+use concur_store::dir::{DataDir, write_whole};
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::Path;
+use std::time::SystemTime;
+
+/// Compares the system with the one that the directory was written by, or notes it down.
+pub(super) fn check_system(dir: &DataDir, options: &NodeOptions) -> Result<(), NodeError> {
+    let path = dir.root().join("system");
+    let wanted = describe(options);
+    let found = match std::fs::read_to_string(&path) {
+        Ok(found) => found,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return write_whole(&path, wanted.as_bytes()).map_err(io(format!("cannot write {}", path.display())));
+        }
+        Err(error) => return Err(io(format!("cannot read {}", path.display()))(error)),
+    };
+    let differs = |line: &&str| !wanted.lines().any(|other| other == *line);
+    let gone = found.lines().find(differs);
+    let added = wanted.lines().find(|line| !found.lines().any(|other| other == *line) && !line.starts_with("namespace"));
+    let difference = match (gone, added) {
+        (None, None) if found.lines().count() == wanted.lines().count() => return Ok(()),
+        // A namespace that is new begins with an empty history.
+        (None, None) => return write_whole(&path, wanted.as_bytes()).map_err(io(format!("cannot write {}", path.display()))),
+        (Some(gone), _) => format!("it says “{gone}”, and the configuration does not"),
+        (None, Some(added)) => format!("the configuration says “{added}”, and it does not"),
+    };
+    Err(NodeError::OtherSystem { path: dir.root().to_owned(), difference })
+}
+
+fn describe(options: &NodeOptions) -> String {
+    let mut text = String::new();
+    let names = |set: concur_core::ReplicaSet| {
+        let names = set.iter().filter_map(|id| options.members.get(usize::from(id.0)));
+        names.map(|member| member.name.as_str()).collect::<Vec<_>>().join(" ")
+    };
+    let _ = writeln!(text, "members {}", names(concur_core::ReplicaSet::first(options.members.len())));
+    for group in &options.groups {
+        let order = if group.order == Ordering::Total { "total" } else { "per-key" };
+        let (name, strategy) = (&group.name, group.strategy.traits.name);
+        let _ = writeln!(
+            text,
+            "namespace {name}: strategy {strategy}, order {order}, voters {}, {:?}",
+            names(group.quorums.voters),
+            group.quorums.rule
+        );
+    }
+    text
+}
+
+/// Writes down under which lives peers were met.
+pub(crate) fn write_lives(dir: &DataDir, lives: &BTreeMap<ReplicaId, Life>) -> Result<(), NodeError> {
+    let path = dir.root().join("peers");
+    let mut text = String::new();
+    for (id, life) in lives {
+        let _ = writeln!(text, "{} {} {}", id.0, life.incarnation, life.boot);
+    }
+    let _ = writeln!(text, "end {}", lives.len());
+    write_whole(&path, text.as_bytes()).map_err(io(format!("cannot write {}", path.display())))
+}
+
+/// Reads them back.
+pub(super) fn read_lives(dir: &DataDir) -> Result<BTreeMap<ReplicaId, Life>, NodeError> {
+    let path = dir.root().join("peers");
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        Err(error) => return Err(io(format!("cannot read {}", path.display()))(error)),
+    };
+    parse_lives(&text).ok_or_else(|| {
+        let source = std::io::Error::new(std::io::ErrorKind::InvalidData, "its lines are not as written");
+        io(format!("cannot read {}; which lives of its peers this node trusted is no longer known", path.display()))(source)
+    })
+}
+
+fn parse_lives(text: &str) -> Option<BTreeMap<ReplicaId, Life>> {
+    let mut lives = BTreeMap::new();
+    let (lines, end) = text.trim_end().rsplit_once('\n').unwrap_or(("", text.trim_end()));
+    for line in lines.lines() {
+        let mut words = line.split(' ');
+        let id = ReplicaId(words.next()?.parse().ok()?);
+        lives.insert(id, Life { incarnation: words.next()?.parse().ok()?, boot: words.next()?.parse().ok()? });
+    }
+    (end == format!("end {}", lives.len())).then_some(lives)
+}
+
+/// When something was last written to the log, by the file system's word.
+pub(super) fn last_alive_ms(data_dir: &Path) -> Option<u64> {
+    let modified = |entry: std::io::Result<std::fs::DirEntry>| entry.ok()?.metadata().ok()?.modified().ok();
+    let newest = std::fs::read_dir(data_dir.join("log")).ok()?.filter_map(modified).max()?;
+    u64::try_from(newest.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_millis()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lives_come_back_and_cut_ones_do_not() {
+        let text = "0 17 2\n2 18 1\nend 2\n";
+        let lives = parse_lives(text).unwrap();
+        assert_eq!(lives[&ReplicaId(2)], Life { incarnation: 18, boot: 1 });
+        for n in 0..text.len() - 1 {
+            assert!(parse_lives(&text[..n]).is_none(), "{n}");
+        }
+    }
+}
