@@ -4,7 +4,10 @@
 use crate::api::{Output, Token};
 use crate::item::{self, Item};
 use crate::replica::Replica;
-use concur_core::{AnyInput, Batch, BatchId, Footprint, Ordering, Refusal, ReplicaId, ReplicaSet, StateMachine, Time, Value};
+use bytes::Bytes;
+use concur_core::{
+    AnyInput, Batch, BatchId, Footprint, Ordering, Refusal, ReplicaId, ReplicaSet, SessionId, StateMachine, Time, Value, Wire,
+};
 use concur_network::Body;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -117,9 +120,13 @@ impl<M: StateMachine> Replica<M> {
         for item in items {
             footprint.join(match item {
                 Item::Apply { body, .. } | Item::Query { body } => self.machine.footprint(body),
-                Item::Open { .. } => Footprint::NOTHING,
+                Item::Open { session } => Footprint::write(session_key(*session)),
                 Item::Expire { .. } => Footprint::Everything,
             });
+            // A session's commands come behind its opening everywhere, and commute with each other as far as it is concerned.
+            if let Item::Apply { session: Some(place), .. } = item {
+                footprint.join(Footprint::read(session_key(place.session)));
+            }
         }
         footprint.normalise();
         footprint
@@ -180,4 +187,11 @@ impl<M: StateMachine> Replica<M> {
         let body = Body::Forward(flight.value.clone());
         self.send_body(ReplicaSet::one(to), false, body, out);
     }
+}
+
+/// What stands for a session in footprints. A key of the state machine's that is equal only makes more interfere than must.
+fn session_key(session: SessionId) -> Bytes {
+    let mut key = b"\xff\xffsession".to_vec();
+    session.put(&mut key);
+    Bytes::from(key)
 }
