@@ -1,10 +1,14 @@
 //! What has run: batches by their ids, and clients' sessions. Part of the replicated state and of every snapshot.
 //!
 //! Both tables commute as the commands do. A session keeps the *set* of numbers it has executed, with the replies that its client
-//! may still ask for, never a last number; a batch's id goes into a set a run of its origin's process.
+//! may still ask for, never a last number; a batch's id goes into a set a run of its origin's process. Two commands of a session
+//! commute unless they bear the same number, and none commutes with the beginning of the session ([`InSession::footprint`]).
+//!
+//! A session ends by logged time alone. There is no bound on how many replies a client may leave unclaimed within that time, nor
+//! on how many sessions there are: refusing one would not commute. Whoever admits requests keeps those bounds.
 
 use bytes::Bytes;
-use concur_core::{BatchId, BootCount, Change, Corrupt, RangeSet, ReplicaId, SessionId, Wire, wire_struct};
+use concur_core::{BatchId, BootCount, Change, Corrupt, Footprint, RangeSet, ReplicaId, SessionId, Span, Wire, wire_struct};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A command's place in its session.
@@ -19,6 +23,33 @@ pub struct InSession {
 }
 
 wire_struct!(InSession { session, number, received_below });
+
+impl InSession {
+    /// What a command of a session touches besides what the state machine says of it: it needs the session, and no other command
+    /// may bear its number. Two that bear one are executed in one order everywhere, so that the same one is executed everywhere.
+    pub fn footprint(&self) -> Footprint {
+        let (mut session, mut number) = (session_key(self.session), session_key(self.session));
+        session.push(0);
+        number.push(1);
+        number.extend_from_slice(&self.number.to_be_bytes());
+        Footprint::Spans { reads: vec![Span::Key(session.into())], writes: vec![Span::Key(number.into())] }
+    }
+
+    /// What the beginning of a session touches: every command of it comes before or after.
+    pub fn beginning(session: SessionId) -> Footprint {
+        let mut key = session_key(session);
+        key.push(0);
+        Footprint::write(key.into())
+    }
+}
+
+/// Beside the state machine's own keys; should one of them be equal, two commands are ordered that need not be.
+fn session_key(session: SessionId) -> Vec<u8> {
+    let mut key = Vec::with_capacity(32);
+    key.extend_from_slice(b"\0session\0");
+    key.extend_from_slice(&session.0.to_be_bytes());
+    key
+}
 
 /// Which batches ran, and the clients' sessions.
 #[derive(Debug, Clone, Default)]
@@ -97,7 +128,9 @@ impl Executed {
         };
         session.active_ms = session.active_ms.max(time_ms);
         session.received_below = session.received_below.max(at.received_below);
-        session.replies = session.replies.split_off(&session.received_below);
+        while session.replies.first_key_value().is_some_and(|(&number, _)| number < session.received_below) {
+            session.replies.pop_first();
+        }
         self.changed_sessions.insert(at.session);
         if session.executed.insert(at.number) {
             return Seen::First;
@@ -230,6 +263,16 @@ mod tests {
             executed.digest()
         };
         assert_eq!(run(&[0, 1, 2, 3, 4]), run(&[4, 2, 0, 1, 3]));
+    }
+
+    #[test]
+    fn what_does_not_commute_in_a_session_interferes() {
+        let other = InSession { session: SessionId(8), number: 0, received_below: 0 };
+        assert!(!at(0, 0).footprint().interferes(&at(1, 0).footprint()));
+        assert!(!at(0, 0).footprint().interferes(&other.footprint()));
+        assert!(at(0, 0).footprint().interferes(&at(0, 1).footprint()));
+        assert!(at(0, 0).footprint().interferes(&InSession::beginning(SessionId(9))));
+        assert!(!at(0, 0).footprint().interferes(&InSession::beginning(SessionId(8))));
     }
 
     #[test]

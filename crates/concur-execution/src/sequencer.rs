@@ -23,9 +23,9 @@ impl Sequencer {
     }
 
     /// These instances are decided.
-    pub fn decided(&mut self, run: Run, value: Value, order: &Bytes, dependencies: Option<Vec<u64>>) {
+    pub fn decided(&mut self, run: Run, value: Value, order: Bytes, dependencies: Option<Vec<u64>>) {
         match self {
-            Self::Slots(slots) => slots.decided(run, &value, order),
+            Self::Slots(slots) => slots.decided(run, value, order),
             Self::Graph(graph) => {
                 assert_eq!(run.count, 1, "an instance of a graph is decided alone");
                 graph.decided(run.first, value, dependencies.unwrap_or_default());
@@ -54,6 +54,14 @@ impl Sequencer {
         match self {
             Self::Slots(slots) => slots.frontier(),
             Self::Graph(graph) => graph.frontier().clone(),
+        }
+    }
+
+    /// Whether everything in `other` is executed.
+    pub fn covers(&self, other: &Frontier) -> bool {
+        match self {
+            Self::Slots(slots) => slots.covers(other),
+            Self::Graph(graph) => graph.frontier().covers(other),
         }
     }
 

@@ -72,7 +72,7 @@ pub struct StateChunk {
 impl Envelope {
     /// The encoding, behind its version.
     pub fn encode(&self) -> Bytes {
-        let mut out = Vec::with_capacity(128);
+        let mut out = Vec::with_capacity(64 + self.body.size_bytes());
         out.push(VERSION);
         self.group.put(&mut out);
         self.epoch.put(&mut out);
@@ -89,6 +89,18 @@ impl Envelope {
         let envelope = Self { group: Wire::get(&mut r)?, epoch: Wire::get(&mut r)?, body: Wire::get(&mut r)? };
         r.finish()?;
         Ok(envelope)
+    }
+}
+
+impl Body {
+    /// About how many bytes the encoding takes, where that is many.
+    fn size_bytes(&self) -> usize {
+        match self {
+            Self::Protocol(message) => message.len(),
+            Self::Forward(value) => value.size_bytes(),
+            Self::State(chunk) => chunk.entries.iter().map(|(key, value)| key.len() + value.len() + 8).sum(),
+            Self::Declined { .. } | Self::Progress { .. } | Self::StateWanted { .. } | Self::StateGone { .. } => 64,
+        }
     }
 }
 

@@ -23,11 +23,24 @@ pub(crate) struct Waiting {
     pub(crate) token: Option<Token>,
     pub(crate) item: Item,
     pub(crate) deadline: Time,
+    /// What it touches, where the item does not tell.
+    pub(crate) footprint: Option<Box<Footprint>>,
+}
+
+impl Waiting {
+    /// A command that says itself what it touches.
+    pub(crate) fn new(token: Option<Token>, item: Item, deadline: Time) -> Self {
+        Self { token, item, deadline, footprint: None }
+    }
 }
 
 impl Pending {
     pub(crate) fn len(&self) -> usize {
         self.commands.len()
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     pub(crate) fn push(&mut self, waiting: Waiting) {
@@ -62,17 +75,13 @@ impl Pending {
 impl<M: StateMachine> Replica<M> {
     /// Looks at everything that was offered.
     pub(crate) fn admit(&mut self, out: &mut Output) {
-        let mut messages = 0;
+        if std::mem::take(&mut self.messages) > self.settings.inbox_messages_max {
+            out.notes.push(("inbox full: messages dropped", None));
+        }
         while let Some(event) = self.inbox.pop_front() {
             match event {
                 Event::Request { token, request } => self.request(token, request, out),
-                Event::Message { from, bytes } => {
-                    messages += 1;
-                    // A link may lose what a queue has no room for.
-                    if messages <= self.settings.inbox_messages_max {
-                        self.receive(from, &bytes, out);
-                    }
-                }
+                Event::Message { from, bytes } => self.receive(from, &bytes, out),
                 Event::Durable(ticket) => self.durable(ticket, out),
                 Event::Stored(frontier) => self.stored(frontier),
                 Event::Peer(id, health) => self.peer(id, health),
@@ -91,11 +100,11 @@ impl<M: StateMachine> Replica<M> {
         match request {
             Request::Command { session, body, timeout } => {
                 let deadline = self.now + timeout;
-                self.queue(Waiting { token: Some(token), item: Item::Apply { session, body }, deadline }, out);
+                self.queue(Waiting::new(Some(token), Item::Apply { session, body }, deadline), out);
             }
             Request::OpenSession { session, timeout } => {
                 let deadline = self.now + timeout;
-                self.queue(Waiting { token: Some(token), item: Item::Open { session }, deadline }, out);
+                self.queue(Waiting::new(Some(token), Item::Open { session }, deadline), out);
             }
             Request::Read { level, footprint, query, timeout } => {
                 let read = Read { token, footprint, query, deadline: self.now + timeout };
@@ -127,15 +136,20 @@ impl<M: StateMachine> Replica<M> {
             let Some(body) = read.query else {
                 return out.replies.push((read.token, Err(Refused::NeedsQuery)));
             };
-            return self.queue(Waiting { token: Some(read.token), item: Item::Query { body }, deadline: read.deadline }, out);
+            let waiting = Waiting::new(Some(read.token), Item::Query { body }, read.deadline);
+            return self.queue(Waiting { footprint: Some(Box::new(read.footprint)), ..waiting }, out);
         }
         if self.reads.len() >= self.settings.pending_reads_max {
             return out.replies.push((read.token, Err(Refused::Busy)));
         }
-        self.reads.waiting.push(read);
+        self.reads.push(read);
     }
 
     fn receive(&mut self, from: ReplicaId, bytes: &Bytes, out: &mut Output) {
+        if from == self.me() {
+            // Its own messages never leave the replica: what says so was not held for the disk.
+            return out.notes.push(("envelope of oneself dropped", None));
+        }
         let Ok(envelope) = Envelope::decode(bytes) else {
             return out.notes.push(("malformed envelope dropped", None));
         };
@@ -149,14 +163,13 @@ impl<M: StateMachine> Replica<M> {
             Body::Progress { executed: _, stored } => self.progress(from, stored),
             Body::StateWanted { transfer, chunk } => self.state_wanted(from, transfer, chunk, out),
             Body::State(chunk) => self.state(from, chunk, out),
-            Body::StateGone { transfer } => self.transfers.gone(from, transfer),
+            Body::StateGone { transfer } => self.state_gone(from, transfer, out),
         }
     }
 
-    /// A peer cannot propose and asks this replica to.
+    /// A peer cannot propose and asks this replica to. What has run is not proposed again: the peer will learn of it.
     fn forwarded(&mut self, from: ReplicaId, value: Value) {
-        let whose = value.id().map(|id| id.origin);
-        if whose == Some(from) {
+        if value.id().is_some_and(|id| id.origin == from && !self.executed.contains(id)) {
             self.inputs.push_back(AnyInput::Submit(value));
         }
     }

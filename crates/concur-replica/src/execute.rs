@@ -12,6 +12,9 @@ use std::collections::BTreeSet;
 impl<M: StateMachine> Replica<M> {
     /// Executes everything that is in order; then the protocol is told what execution waits for.
     pub(crate) fn execute(&mut self, out: &mut Output) {
+        if self.is_paused() {
+            return;
+        }
         while let Some((instance, value)) = self.sequencer.pop() {
             out.changed = true;
             if self.record_executions {
@@ -56,6 +59,8 @@ impl<M: StateMachine> Replica<M> {
             let outcome = self.run_item(item, time_ms, mine);
             out.replies.extend(token.map(|token| (token, outcome.map(|body| Reply { body, stamp }))));
         }
+        // Whoever is left waited for what could not be read.
+        out.replies.extend(waiting.flatten().map(|(token, _)| (token, Err(Refused::Unknown))));
     }
 
     fn run_item(&mut self, item: Item, time_ms: u64, mine: bool) -> Outcome {

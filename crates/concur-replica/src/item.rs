@@ -44,15 +44,6 @@ impl Item {
     }
 }
 
-/// The encoding of a batch's commands.
-pub(crate) fn encode<'a>(items: impl Iterator<Item = &'a Item>, bytes: usize) -> Bytes {
-    let mut out = Vec::with_capacity(bytes);
-    for item in items {
-        item.put(&mut out);
-    }
-    Bytes::from(out)
-}
-
 /// Reads a batch's commands one by one; ends at the first that is malformed.
 pub(crate) fn decode(commands: &Bytes) -> impl Iterator<Item = Result<Item, Malformed>> + use<> {
     let mut r = Reader::new(commands.clone());

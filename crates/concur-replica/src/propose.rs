@@ -1,19 +1,26 @@
 //! Propose: commands become batches, which go to the protocol here or are forwarded to whoever can propose; what was lost is
 //! proposed again under the same id.
+//!
+//! How long is waited before a batch is submitted again: while nobody is known who could propose, a quarter of a heartbeat, which
+//! costs a question to the protocol here; after a peer declined it without naming somebody better, or somebody was too busy, a
+//! heartbeat, then two, four, eight; otherwise an election timeout, twice as long each time.
 
-use crate::api::{Output, Token};
-use crate::item::{self, Item};
+use crate::admit::Waiting;
+use crate::api::{Output, Refused, Token};
+use crate::item::Item;
 use crate::replica::Replica;
-use bytes::Bytes;
-use concur_core::{
-    AnyInput, Batch, BatchId, Footprint, Ordering, Refusal, ReplicaId, ReplicaSet, SessionId, StateMachine, Time, Value, Wire,
-};
+use concur_core::{AnyInput, Batch, BatchId, Footprint, Ordering, Refusal, ReplicaId, ReplicaSet, StateMachine, Time, Value, Wire};
+use concur_execution::InSession;
 use concur_network::Body;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// How often a batch follows a hint at who proposes before it waits a while.
 const REDIRECTS_MAX: u32 = 3;
+/// How often a wait is doubled.
+const DOUBLED_MAX: u32 = 3;
+/// No wait is shorter, so that a step ends whatever the timeouts are set to.
+const WAIT_MIN: Duration = Duration::from_millis(1);
 
 /// Batches of this replica's clients that are not executed yet.
 #[derive(Debug, Default)]
@@ -32,7 +39,9 @@ pub(crate) struct Flight {
     at: Option<ReplicaId>,
     /// Submit it again if it is not executed by then.
     retry_at: Time,
+    /// How often that was done since somebody seemed to take it up.
     retries: u32,
+    /// How often it followed a hint since then.
     redirects: u32,
 }
 
@@ -78,9 +87,8 @@ impl Flights {
 impl<M: StateMachine> Replica<M> {
     /// Makes batches of what waits, while few enough are under way, and submits again what is overdue.
     pub(crate) fn propose(&mut self, out: &mut Output) {
-        self.expire_pending(out);
-        while self.flights.len() < self.settings.batches_in_flight_max && self.pending.len() > 0 {
-            self.batch();
+        while self.flights.len() < self.settings.batches_in_flight_max.max(1) && self.pending.len() > 0 {
+            self.batch(out);
         }
         let overdue: Vec<u64> = self.flights.flights.iter().filter(|(_, f)| f.retry_at <= self.now).map(|(&n, _)| n).collect();
         for number in overdue {
@@ -88,56 +96,61 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
-    fn batch(&mut self) {
-        let mut items: Vec<Item> = Vec::new();
-        let mut waiting = Vec::new();
-        let mut bytes = 0;
-        while items.len() < self.settings.batch_commands_max {
-            let room = if items.is_empty() { usize::MAX } else { self.settings.batch_bytes_max.saturating_sub(bytes) };
+    /// Takes one batch of what waits. What came too late for its client is refused instead.
+    fn batch(&mut self, out: &mut Output) {
+        let (commands_max, bytes_max) = (self.settings.batch_commands_max.max(1), self.settings.batch_bytes_max);
+        let mut commands = Vec::with_capacity(self.pending.bytes().min(bytes_max));
+        let mut waiting = Vec::with_capacity(self.pending.len().min(commands_max));
+        // In a total order everything interferes, without asking.
+        let total = self.settings.order == Ordering::Total;
+        let mut footprint = if total { Footprint::Everything } else { Footprint::NOTHING };
+        while waiting.len() < commands_max {
+            let room = if waiting.is_empty() { usize::MAX } else { bytes_max.saturating_sub(commands.len()) };
             let Some(next) = self.pending.pop(room) else { break };
-            bytes += next.item.size_bytes();
+            if next.deadline <= self.now {
+                out.replies.extend(next.token.map(|token| (token, Err(Refused::Expired))));
+                continue;
+            }
+            if !total {
+                self.touch(&next, &mut footprint);
+            }
+            next.item.put(&mut commands);
             waiting.push(next.token.map(|token| (token, next.deadline)));
-            items.push(next.item);
         }
+        if waiting.is_empty() {
+            return;
+        }
+        footprint.normalise();
         let number = self.flights.next;
         self.flights.next += 1;
         let id = BatchId { origin: self.me(), boot: self.settings.boot, number };
-        let footprint = self.batch_footprint(&items);
-        let commands = item::encode(items.iter(), bytes);
-        let value = Value::Batch(Batch { id, logged_ms: self.wall_ms, footprint, commands });
+        let value = Value::Batch(Batch { id, logged_ms: self.wall_ms, footprint, commands: commands.into() });
         let retry_at = self.now + self.retry_after(0);
         let flight = Flight { value: value.clone(), waiting, at: None, retry_at, retries: 0, redirects: 0 };
         self.flights.flights.insert(number, flight);
         self.inputs.push_back(AnyInput::Submit(value));
     }
 
-    /// In a total order everything interferes, without asking.
-    fn batch_footprint(&self, items: &[Item]) -> Footprint {
-        if self.settings.order == Ordering::Total {
-            return Footprint::Everything;
-        }
-        let mut footprint = Footprint::NOTHING;
-        for item in items {
-            footprint.join(match item {
-                Item::Apply { body, .. } | Item::Query { body } => self.machine.footprint(body),
-                Item::Open { session } => Footprint::write(session_key(*session)),
-                Item::Expire { .. } => Footprint::Everything,
-            });
-            // A session's commands come behind its opening everywhere, and commute with each other as far as it is concerned.
-            if let Item::Apply { session: Some(place), .. } = item {
-                footprint.join(Footprint::read(session_key(place.session)));
+    /// Adds what a command touches: for the state machine, and in its session.
+    fn touch(&self, waiting: &Waiting, footprint: &mut Footprint) {
+        match &waiting.item {
+            Item::Apply { session, body } => {
+                footprint.join(self.machine.footprint(body));
+                session.iter().for_each(|place| footprint.join(place.footprint()));
             }
+            // A query is not a command, so that the machine is not asked.
+            Item::Query { .. } => footprint.join(waiting.footprint.as_deref().cloned().unwrap_or(Footprint::Everything)),
+            Item::Open { session } => footprint.join(InSession::beginning(*session)),
+            Item::Expire { .. } => footprint.join(Footprint::Everything),
         }
-        footprint.normalise();
-        footprint
     }
 
     fn submit_again(&mut self, number: u64) {
-        let after = |retries| self.retry_after(retries);
-        let delays: Vec<Duration> = (0..6).map(after).collect();
+        let retries = self.flights.flights.get(&number).map_or(0, |flight| flight.retries + 1).min(DOUBLED_MAX);
+        let retry_at = self.now + self.retry_after(retries);
         let Some(flight) = self.flights.flights.get_mut(&number) else { return };
-        flight.retries = (flight.retries + 1).min(5);
-        flight.retry_at = self.now + delays[flight.retries as usize];
+        flight.retries = retries;
+        flight.retry_at = retry_at;
         flight.redirects = 0;
         flight.at = None;
         self.inputs.push_back(AnyInput::Submit(flight.value.clone()));
@@ -145,53 +158,63 @@ impl<M: StateMachine> Replica<M> {
 
     /// An election timeout, twice as long each time.
     fn retry_after(&self, retries: u32) -> Duration {
-        self.settings.config.election * (1 << retries.min(3))
+        self.settings.config.election.max(WAIT_MIN) * (1 << retries.min(DOUBLED_MAX))
+    }
+
+    /// When to ask the protocol again that knows nobody yet.
+    pub(crate) fn soon(&self) -> Time {
+        self.now + (self.settings.config.heartbeat / 4).max(WAIT_MIN)
     }
 
     /// The protocol does not take a batch up, or gave it up.
     pub(crate) fn refused(&mut self, id: BatchId, reason: Refusal, out: &mut Output) {
+        let (leader, busy) = match reason {
+            Refusal::Redirect(leader) => (leader, false),
+            Refusal::Lost => (None, false),
+            Refusal::Busy => (None, true),
+        };
         if id.origin != self.me() {
-            let (leader, busy) = match reason {
-                Refusal::Redirect(leader) => (leader, false),
-                Refusal::Lost => (None, false),
-                Refusal::Busy => (None, true),
-            };
             return self.send_body(ReplicaSet::one(id.origin), true, Body::Declined { id, leader, busy }, out);
         }
-        if id.boot == self.settings.boot {
-            let leader = if let Refusal::Redirect(leader) = reason { leader } else { None };
-            self.redirect(id.number, leader, out);
+        if id.boot == self.settings.boot && !self.redirect(id.number, leader, out) {
+            self.wait_a_while(id.number, busy);
         }
     }
 
     /// The peer to which a batch was forwarded does not take it up.
-    pub(crate) fn declined(&mut self, id: BatchId, leader: Option<ReplicaId>, _busy: bool, out: &mut Output) {
-        if id.origin == self.me() && id.boot == self.settings.boot {
-            self.redirect(id.number, leader, out);
+    pub(crate) fn declined(&mut self, id: BatchId, leader: Option<ReplicaId>, busy: bool, out: &mut Output) {
+        let mine = id.origin == self.me() && id.boot == self.settings.boot;
+        if mine && (busy || !self.redirect(id.number, leader, out)) {
+            self.wait_a_while(id.number, true);
         }
     }
 
-    /// Forwards a batch to whoever is said to propose, or waits a little.
-    fn redirect(&mut self, number: u64, leader: Option<ReplicaId>, out: &mut Output) {
-        let (now, me) = (self.now, self.me());
-        let (soon, later) = (now + self.settings.config.heartbeat / 4, now + self.retry_after(0));
-        let Some(flight) = self.flights.flights.get_mut(&number) else { return };
-        let target = leader.filter(|&to| to != me && flight.redirects < REDIRECTS_MAX);
-        let Some(to) = target else {
-            flight.retry_at = flight.retry_at.min(soon);
-            return;
-        };
+    /// Forwards a batch to whoever is said to propose, if that is somebody else and hints were not followed too often. A replica
+    /// that does not vote asks the voters in turn.
+    fn redirect(&mut self, number: u64, leader: Option<ReplicaId>, out: &mut Output) -> bool {
+        let (me, voters) = (self.me(), self.settings.config.voters());
+        let retry_at = self.now + self.retry_after(0);
+        let Some(flight) = self.flights.flights.get_mut(&number) else { return true };
+        let turn = (flight.retries + flight.redirects) as usize % voters.len().max(1);
+        let anybody = if voters.contains(me) { None } else { voters.iter().nth(turn) };
+        let to = leader.filter(|&to| to != me && voters.contains(to)).or(anybody);
+        let Some(to) = to.filter(|_| flight.redirects < REDIRECTS_MAX) else { return false };
         flight.redirects += 1;
         flight.at = Some(to);
-        flight.retry_at = later;
+        flight.retry_at = retry_at;
         let body = Body::Forward(flight.value.clone());
         self.send_body(ReplicaSet::one(to), false, body, out);
+        true
     }
-}
 
-/// What stands for a session in footprints. A key of the state machine's that is equal only makes more interfere than must.
-fn session_key(session: SessionId) -> Bytes {
-    let mut key = b"\xff\xffsession".to_vec();
-    session.put(&mut key);
-    Bytes::from(key)
+    /// Submits a batch again after a while, which is longer each time if `patiently`.
+    fn wait_a_while(&mut self, number: u64, patiently: bool) {
+        let (now, soon, heartbeat) = (self.now, self.soon(), self.settings.config.heartbeat.max(WAIT_MIN));
+        let Some(flight) = self.flights.flights.get_mut(&number) else { return };
+        let at = if patiently { now + heartbeat * (1 << flight.retries) } else { soon };
+        flight.retry_at = flight.retry_at.min(at);
+        if !patiently {
+            flight.retries = 0;
+        }
+    }
 }

@@ -13,9 +13,11 @@ const ROUNDS_MAX: usize = 2;
 /// Reads that wait for a barrier, for its answer, or for execution to reach it.
 #[derive(Debug, Default)]
 pub(crate) struct Reads {
-    pub(crate) waiting: Vec<Read>,
+    waiting: Vec<Read>,
     rounds: BTreeMap<ReadId, Round>,
     granted: Vec<(Frontier, Vec<Read>)>,
+    /// How many reads wait, in all three.
+    count: usize,
     next: u64,
 }
 
@@ -37,9 +39,13 @@ struct Round {
 
 impl Reads {
     pub(crate) fn len(&self) -> usize {
-        let under_way: usize = self.rounds.values().map(|round| round.reads.len()).sum();
-        let granted: usize = self.granted.iter().map(|(_, reads)| reads.len()).sum();
-        self.waiting.len() + under_way + granted
+        self.count
+    }
+
+    /// A read waits for the next barrier.
+    pub(crate) fn push(&mut self, read: Read) {
+        self.count += 1;
+        self.waiting.push(read);
     }
 
     pub(crate) fn wake_at(&self) -> Option<Time> {
@@ -65,12 +71,14 @@ impl Reads {
         let rounds = self.rounds.values_mut().map(|round| &mut round.reads);
         let granted = self.granted.iter_mut().map(|(_, reads)| reads);
         for reads in std::iter::once(&mut self.waiting).chain(rounds).chain(granted) {
+            let before = reads.len();
             reads.retain(|read| {
                 if read.deadline <= now {
                     expired(read.token);
                 }
                 read.deadline > now
             });
+            self.count -= before - reads.len();
         }
         self.rounds.retain(|_, round| !round.reads.is_empty());
         self.granted.retain(|(_, reads)| !reads.is_empty());
@@ -79,7 +87,7 @@ impl Reads {
 
 impl<M: StateMachine> Replica<M> {
     /// Asks the protocol for a barrier for the reads that wait.
-    pub(crate) fn barrier(&mut self, _out: &mut Output) {
+    pub(crate) fn barrier(&mut self) {
         let now = self.now;
         let overdue: Vec<ReadId> = self.reads.rounds.iter().filter(|(_, round)| round.retry_at <= now).map(|(&id, _)| id).collect();
         for id in overdue {
@@ -112,18 +120,12 @@ impl<M: StateMachine> Replica<M> {
 
     /// Answers the reads whose barrier is executed.
     pub(crate) fn serve(&mut self, out: &mut Output) {
-        if self.reads.granted.is_empty() {
-            return;
+        let mut granted = std::mem::take(&mut self.reads.granted);
+        for (_, reads) in granted.extract_if(.., |(frontier, _)| self.sequencer.covers(frontier)) {
+            self.reads.count -= reads.len();
+            reads.into_iter().for_each(|read| self.answer(Level::Strong, read, out));
         }
-        let executed = self.sequencer.frontier();
-        let granted = std::mem::take(&mut self.reads.granted);
-        for (frontier, reads) in granted {
-            if executed.covers(&frontier) {
-                reads.into_iter().for_each(|read| self.answer(Level::Strong, read, out));
-            } else {
-                self.reads.granted.push((frontier, reads));
-            }
-        }
+        self.reads.granted = granted;
     }
 
     /// Answers a read from the state as it is.

@@ -31,6 +31,8 @@ pub struct Replica<M> {
     pub(crate) wall_ms: u64,
     /// What was offered and not yet looked at.
     pub(crate) inbox: VecDeque<Event>,
+    /// How many messages came since the last step, those included for which there was no room.
+    pub(crate) messages: usize,
     pub(crate) pending: Pending,
     pub(crate) flights: Flights,
     pub(crate) reads: Reads,
@@ -52,8 +54,12 @@ pub struct Replica<M> {
     pub(crate) transfers: Transfers,
     /// When to tell peers how far this replica is, and to look for requests whose time is up.
     pub(crate) housekeeping_at: Time,
+    /// What peers were told that this replica holds, and when they are told again though nothing changed: messages are lost, and
+    /// peers restart.
     pub(crate) progress_told: Frontier,
-    pub(crate) sessions_checked_ms: u64,
+    pub(crate) progress_due: Time,
+    /// When to look for idle sessions.
+    pub(crate) sessions_at: Time,
     pub(crate) stopping: bool,
     pub(crate) record_executions: bool,
 }
@@ -73,6 +79,8 @@ impl<M: StateMachine> Replica<M> {
         let mark = state.mark.unwrap_or_else(|| Mark::start(settings.config.epoch));
         if !state.machine.is_empty() {
             machine.load(&mut state.machine.into_iter())?;
+            // The engine has what it gave.
+            let _ = machine.changes();
         }
         let boot = AnyBoot { records: recovered.records, mark: mark.clone(), first: None, fresh: false, boot: settings.boot };
         let start = Start { now, rng, config: settings.config.clone() };
@@ -87,6 +95,7 @@ impl<M: StateMachine> Replica<M> {
             now,
             wall_ms,
             inbox: VecDeque::new(),
+            messages: 0,
             pending: Pending::default(),
             flights: Flights::default(),
             reads: Reads::default(),
@@ -102,18 +111,27 @@ impl<M: StateMachine> Replica<M> {
             transfers: Transfers::default(),
             housekeeping_at: now,
             progress_told: Frontier::start(settings.config.epoch),
-            sessions_checked_ms: wall_ms,
+            progress_due: now,
+            sessions_at: now,
             stopping: false,
             record_executions: false,
             settings,
         };
         replica.perform(out);
+        replica.raise_floor();
         replica.step(now, wall_ms, out);
         Ok(replica)
     }
 
-    /// Queues an event for the next step.
+    /// Queues an event for the next step. A message for which there is no room is dropped, as a link may drop it; how many
+    /// requests wait before a step is for the driver to bound.
     pub fn offer(&mut self, event: Event) {
+        if matches!(event, Event::Message { .. }) {
+            self.messages += 1;
+            if self.messages > self.settings.inbox_messages_max {
+                return;
+            }
+        }
         self.inbox.push_back(event);
     }
 
@@ -128,12 +146,12 @@ impl<M: StateMachine> Replica<M> {
             self.inputs.push_back(AnyInput::Tick);
         }
         loop {
+            self.execute(out);
             self.propose(out);
-            self.barrier(out);
+            self.barrier();
             if !self.replicate(out) {
                 break;
             }
-            self.execute(out);
         }
         self.reply(out);
         self.store(out);
@@ -208,7 +226,8 @@ pub(crate) struct Image {
 
 impl Image {
     pub(crate) fn read(entries: Vec<(Bytes, Bytes)>) -> Result<Self, Corrupt> {
-        let mut image = Self { mark: None, executed: Executed::default(), machine: Vec::with_capacity(entries.len()) };
+        let entries_count = entries.len();
+        let mut image = Self { mark: None, executed: Executed::default(), machine: Vec::with_capacity(entries_count) };
         for (key, value) in entries {
             match key.first() {
                 Some(&MACHINE_PREFIX) => image.machine.push((key.slice(1..), value)),
@@ -217,7 +236,7 @@ impl Image {
                 _ => return Err(Corrupt::new("unknown entry in the state's image")),
             }
         }
-        if image.mark.is_none() && !image.machine.is_empty() {
+        if image.mark.is_none() && entries_count > 0 {
             return Err(Corrupt::new("the state's image does not say where it stands"));
         }
         Ok(image)

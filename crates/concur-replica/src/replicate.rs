@@ -38,10 +38,10 @@ impl<M: StateMachine> Replica<M> {
                     let to = self.settings.volume.targets(&config.quorums, phase, attempt, config.me);
                     self.hold(after, Held { to, message, urgent }, out);
                 }
-                AnyEffect::Decide { run, value, order, dependencies } => self.commit(run, value, &order, dependencies),
+                AnyEffect::Decide { run, value, order, dependencies } => self.commit(run, value, order, dependencies),
                 AnyEffect::ReadAt { id, frontier } => self.reads.granted(id, frontier),
                 AnyEffect::Refuse { id, reason } => self.refused(id, reason, out),
-                AnyEffect::RefuseRead { id, reason: _ } => self.reads.refused(id, self.now + self.settings.config.heartbeat / 4),
+                AnyEffect::RefuseRead { id, reason: _ } => self.reads.refused(id, self.soon()),
                 AnyEffect::Fetch { from, frontier } => self.fetch(from, &frontier, out),
                 AnyEffect::Note { name, instance } => out.notes.push((name, instance)),
                 AnyEffect::Dropped { why } => out.notes.push((why, None)),

@@ -23,29 +23,23 @@ impl<M: StateMachine> Replica<M> {
         let replies = &mut out.replies;
         self.flights.expire(now, |token| replies.push((token, Err(Refused::Unknown))));
         self.reads.expire(now, |token| replies.push((token, Err(Refused::Expired))));
-        self.expire_pending(out);
+        self.pending.expire(now, |token| replies.push((token, Err(Refused::Expired))));
+        self.forget_views();
         self.expire_sessions(out);
         self.tell_progress(out);
-    }
-
-    /// Refuses the commands whose clients' time was up before they were proposed.
-    pub(crate) fn expire_pending(&mut self, out: &mut Output) {
-        let replies = &mut out.replies;
-        self.pending.expire(self.now, |token| replies.push((token, Err(Refused::Expired))));
     }
 
     /// Proposes the end of sessions that have been idle for longer than they may. Whoever proposes it, it is decided by logged
     /// time, and proposing it twice is nothing.
     fn expire_sessions(&mut self, out: &mut Output) {
-        let ttl_ms = u64::try_from(self.settings.session_ttl.as_millis()).unwrap_or(u64::MAX);
-        if self.wall_ms < self.sessions_checked_ms.saturating_add(ttl_ms / 4) {
+        if self.now < self.sessions_at || self.stopping {
             return;
         }
-        self.sessions_checked_ms = self.wall_ms;
+        self.sessions_at = self.now + self.settings.session_ttl / 4;
+        let ttl_ms = u64::try_from(self.settings.session_ttl.as_millis()).unwrap_or(u64::MAX);
         let before_ms = self.wall_ms.saturating_sub(ttl_ms);
-        if self.executed.any_idle_since(before_ms) && !self.stopping {
-            let waiting = Waiting { token: None, item: Item::Expire { before_ms }, deadline: Time(u64::MAX) };
-            self.queue(waiting, out);
+        if self.executed.any_idle_since(before_ms) {
+            self.queue(Waiting::new(None, Item::Expire { before_ms }, Time(u64::MAX)), out);
         }
     }
 }

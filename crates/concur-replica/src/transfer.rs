@@ -1,19 +1,30 @@
 //! Transfer: a replica that lacks what its peers have forgotten gets the state of one of them, in chunks, and goes on from there.
 //!
 //! The source keeps one view a peer, taken at one frontier, until the peer has it or stays silent for long. The receiver installs
-//! it when the last chunk is there; the protocol hears of it only when the engine holds it durably.
+//! it when the last chunk is there; the protocol hears of it only when the engine holds it durably. A source that restarted, or
+//! gave the view up, says so, and the transfer begins again; one that does not answer is given up, or left as soon as the protocol
+//! names another.
+//!
+//! State can be installed only over what it covers. In a partial order a replica that goes on executing would stay ahead of every
+//! view somewhere, so it executes nothing while it fetches; what it had executed is decided, and the source has it soon.
+//!
+//! Not here: a state that is sent while it changes, and chunks ahead of the answers. The view is a copy in memory.
 
 use crate::api::{Bulk, Output, Refused};
 use crate::propose::Flight;
 use crate::replica::{Image, Replica};
 use bytes::Bytes;
-use concur_core::{AnyInput, Frontier, Mark, ReplicaId, ReplicaSet, StateMachine, Time};
+use concur_core::{AnyInput, Change, Frontier, Mark, Ordering, ReplicaId, ReplicaSet, StateMachine, Time};
 use concur_network::{Body, StateChunk};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// How often the receiver asks again before it gives the transfer up.
-const ASKED_MAX: u32 = 20;
+/// How often the receiver asks for one chunk before it gives the transfer up.
+const ASKED_MAX: u32 = 5;
+/// How often it begins again because the state did not cover its own, or was gone.
+const BEGUN_MAX: u32 = 5;
+/// For how many election timeouts a view is kept that nobody asks for.
+const VIEW_IDLE_ELECTIONS: u32 = 8;
 
 /// Transfers of state, both ways.
 #[derive(Debug, Default)]
@@ -26,13 +37,17 @@ pub(crate) struct Transfers {
     next: u64,
 }
 
-#[derive(Debug)]
+/// A state as it was when it was asked for.
+#[derive(Debug, Clone)]
 struct View {
     transfer: u64,
     entries: Arc<Vec<(Bytes, Bytes)>>,
     /// Where each chunk begins.
-    starts: Vec<usize>,
+    starts: Arc<Vec<usize>>,
+    taken_at: Time,
     used_at: Time,
+    /// Whether the peer has asked for more than the first chunk.
+    under_way: bool,
 }
 
 #[derive(Debug)]
@@ -43,7 +58,20 @@ struct Fetching {
     chunk: u64,
     entries: Vec<(Bytes, Bytes)>,
     ask_at: Time,
+    /// How often the present chunk was asked for.
     asked: u32,
+    /// How often the transfer began.
+    begun: u32,
+}
+
+impl Fetching {
+    fn new(from: ReplicaId, ask_at: Time) -> Self {
+        Self { from, transfer: 0, chunk: 0, entries: Vec::new(), ask_at, asked: 0, begun: 1 }
+    }
+
+    fn begin_again(&mut self, ask_at: Time) {
+        *self = Self { begun: self.begun + 1, ..Self::new(self.from, ask_at) };
+    }
 }
 
 impl Transfers {
@@ -54,48 +82,52 @@ impl Transfers {
     pub(crate) fn wake_at(&self) -> Option<Time> {
         self.fetching.as_ref().map(|fetching| fetching.ask_at)
     }
-
-    /// The source does not know the transfer any more: begin again.
-    pub(crate) fn gone(&mut self, from: ReplicaId, transfer: u64) {
-        if let Some(fetching) = &mut self.fetching
-            && fetching.from == from
-            && fetching.transfer == transfer
-        {
-            fetching.transfer = 0;
-            fetching.chunk = 0;
-            fetching.entries.clear();
-        }
-    }
 }
 
 impl<M: StateMachine> Replica<M> {
-    /// Begins to fetch state that covers `frontier`, unless that is executed or a fetch is under way.
+    /// Whether nothing may be executed until the state that is fetched is here.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.transfers.fetching.is_some() && self.settings.strategy.traits.order == Ordering::Partial
+    }
+
+    /// Begins to fetch state that covers `frontier`, unless that is executed or a fetch is under way from somebody who answers.
     pub(crate) fn fetch(&mut self, from: ReplicaId, frontier: &Frontier, out: &mut Output) {
-        if self.transfers.fetching() || from == self.me() || self.sequencer.frontier().covers(frontier) {
+        let answers = |fetching: &Fetching| fetching.from == from || fetching.asked < 2;
+        let under_way = self.transfers.installing.is_some() || self.transfers.fetching.as_ref().is_some_and(answers);
+        if under_way || from == self.me() || self.sequencer.covers(frontier) {
             return;
         }
         out.notes.push(("state fetched", None));
-        let ask_at = self.now;
-        self.transfers.fetching = Some(Fetching { from, transfer: 0, chunk: 0, entries: Vec::new(), ask_at, asked: 0 });
+        self.transfers.fetching = Some(Fetching::new(from, self.now));
         self.retry_fetch(out);
     }
 
     /// Asks for the chunk that is missing, if its time has come.
     pub(crate) fn retry_fetch(&mut self, out: &mut Output) {
-        let after = self.settings.config.election;
+        let ask_at = self.now + self.settings.config.election;
         let Some(fetching) = &mut self.transfers.fetching else { return };
         if fetching.ask_at > self.now {
             return;
         }
         fetching.asked += 1;
-        if fetching.asked > ASKED_MAX {
+        if fetching.asked > ASKED_MAX || fetching.begun > BEGUN_MAX {
             self.transfers.fetching = None;
-            return;
+            return out.notes.push(("state fetch given up", None));
         }
-        fetching.ask_at = self.now + after;
+        fetching.ask_at = ask_at;
         let body = Body::StateWanted { transfer: fetching.transfer, chunk: fetching.chunk };
         let to = ReplicaSet::one(fetching.from);
         self.send_body(to, false, body, out);
+    }
+
+    /// The source does not know the transfer any more: begin again.
+    pub(crate) fn state_gone(&mut self, from: ReplicaId, transfer: u64, out: &mut Output) {
+        let now = self.now;
+        let Some(fetching) = &mut self.transfers.fetching else { return };
+        if fetching.from == from && fetching.transfer == transfer && transfer != 0 {
+            fetching.begin_again(now);
+            self.retry_fetch(out);
+        }
     }
 
     /// A peer wants a part of this replica's state.
@@ -104,36 +136,48 @@ impl<M: StateMachine> Replica<M> {
             self.take_view(from);
         }
         let now = self.now;
-        let idle = self.settings.config.election * 20;
-        self.transfers.sending.retain(|_, view| now.since(view.used_at) < idle);
         let view = self.transfers.sending.get_mut(&from).filter(|view| transfer == 0 || view.transfer == transfer);
         let Some(view) = view else {
             return self.send_body(ReplicaSet::one(from), false, Body::StateGone { transfer }, out);
         };
         view.used_at = now;
+        view.under_way |= chunk > 0;
         let index = usize::try_from(chunk).unwrap_or(usize::MAX);
         let Some(&start) = view.starts.get(index) else { return };
-        let end = view.starts.get(index + 1).copied().unwrap_or(view.entries.len());
-        let last = index + 1 == view.starts.len();
+        let next = index + 1; // A place in memory is below the greatest number.
+        let end = view.starts.get(next).copied().unwrap_or(view.entries.len());
+        let last = next == view.starts.len();
         let entries = view.entries[start..end].to_vec();
         let body = Body::State(StateChunk { transfer: view.transfer, chunk, last, entries });
         self.send_body(ReplicaSet::one(from), false, body, out);
     }
 
+    /// Makes the view for a peer. One that was just made serves again: a question that came twice must not begin twice, and
+    /// several peers that lag need not have a copy each.
     fn take_view(&mut self, peer: ReplicaId) {
-        let entries = self.image();
-        let (mut starts, mut bytes) = (vec![0], 0);
-        for (i, (key, value)) in entries.iter().enumerate() {
-            bytes += key.len() + value.len() + 8;
-            if bytes > self.settings.transfer_bytes_max && i > 0 {
-                starts.push(i);
-                bytes = key.len() + value.len() + 8;
-            }
+        let (now, config) = (self.now, &self.settings.config);
+        let begins = |view: &View| !view.under_way && view.starts.len() > 1 && now.since(view.taken_at) < config.election;
+        if self.transfers.sending.get(&peer).is_some_and(begins) {
+            return;
         }
         self.transfers.next += 1;
         let transfer = (self.settings.boot.0 << 32) + self.transfers.next;
-        let view = View { transfer, entries: Arc::new(entries), starts, used_at: self.now };
+        let young = |view: &&View| now.since(view.taken_at) < config.heartbeat / 2;
+        let view = match self.transfers.sending.values().find(young) {
+            Some(view) => View { transfer, used_at: now, under_way: false, ..view.clone() },
+            None => {
+                let entries = self.image();
+                let starts = Arc::new(chunk_starts(&entries, self.settings.transfer_bytes_max));
+                View { transfer, entries: Arc::new(entries), starts, taken_at: now, used_at: now, under_way: false }
+            }
+        };
         self.transfers.sending.insert(peer, view);
+    }
+
+    /// Lets go of views that nobody asks for.
+    pub(crate) fn forget_views(&mut self) {
+        let (now, idle) = (self.now, self.settings.config.election * VIEW_IDLE_ELECTIONS);
+        self.transfers.sending.retain(|_, view| now.since(view.used_at) < idle);
     }
 
     /// A part of a peer's state arrived.
@@ -151,34 +195,42 @@ impl<M: StateMachine> Replica<M> {
         fetching.ask_at = now;
         if chunk.last {
             let entries = std::mem::take(&mut fetching.entries);
-            self.transfers.fetching = None;
             self.install(entries, out);
         } else {
             self.retry_fetch(out);
         }
     }
 
-    /// Replaces the state by a peer's, if it is ahead.
+    /// Replaces the state by a peer's, if it is ahead. If it is ahead in one lane and behind in another, a later one is asked for.
     fn install(&mut self, entries: Vec<(Bytes, Bytes)>, out: &mut Output) {
+        let again_at = self.now + self.settings.config.heartbeat;
+        let Some(mut fetching) = self.transfers.fetching.take() else { return };
         let Ok(image) = Image::read(entries.clone()) else {
             return out.notes.push(("malformed state dropped", None));
         };
-        let Some(mark) = image.mark else { return };
-        let executed = self.sequencer.frontier();
-        if executed.covers(&mark.frontier) || !mark.frontier.covers(&executed) {
+        let Some(mark) = image.mark.filter(|mark| mark.frontier.epoch == self.settings.config.epoch) else {
+            return out.notes.push(("state of another epoch dropped", None));
+        };
+        if self.sequencer.covers(&mark.frontier) {
             return out.notes.push(("state behind dropped", None));
+        }
+        if !mark.frontier.covers(&self.sequencer.frontier()) {
+            fetching.begin_again(again_at);
+            self.transfers.fetching = Some(fetching);
+            return out.notes.push(("state aside dropped", None));
         }
         if self.machine.load(&mut image.machine.into_iter()).is_err() {
             return out.notes.push(("malformed state dropped", None));
         }
+        // The whole image goes to the engine; earlier changes are in it or before it.
         let _ = self.machine.changes();
+        out.bulk = None;
         self.executed = image.executed;
         self.sequencer.install(&mark);
+        self.decided = true;
         out.notes.push(("state installed", None));
         out.changed = true;
-        // Earlier changes are in the installed image or before it.
-        out.bulk = None;
-        let changes = entries.into_iter().map(|(key, value)| concur_core::Change { key, value: Some(value) }).collect();
+        let changes = entries.into_iter().map(|(key, value)| Change { key, value: Some(value) }).collect();
         out.install = Some(Bulk { changes, mark: mark.clone() });
         self.transfers.installing = Some(mark);
         self.forget_flights(out);
@@ -203,4 +255,18 @@ impl<M: StateMachine> Replica<M> {
             self.inputs.push_back(AnyInput::Installed(mark));
         }
     }
+}
+
+/// Where the chunks of so many bytes begin. An entry that is larger makes a chunk of its own.
+fn chunk_starts(entries: &[(Bytes, Bytes)], bytes_max: usize) -> Vec<usize> {
+    let (mut starts, mut bytes) = (vec![0], 0);
+    for (i, (key, value)) in entries.iter().enumerate() {
+        let size = key.len() + value.len() + 8;
+        bytes += size;
+        if bytes > bytes_max && i > 0 {
+            starts.push(i);
+            bytes = size;
+        }
+    }
+    starts
 }
