@@ -65,7 +65,7 @@ struct Node {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Start<'a> {
     pub(crate) system: &'a System,
-    /// Its directory, made and removed by the cluster.
+    /// Its directory, made and removed by the cluster, within one of this program's own that may go when it is empty.
     pub(crate) dir: &'a Path,
     /// Whether the nodes' synchronisations are traced.
     pub(crate) traced: bool,
@@ -153,7 +153,8 @@ impl Cluster {
     /// Starts the shell that ends the present nodes when this process is gone, in place of the one for fewer nodes.
     fn renew_guard(&mut self) -> Result<(), BenchError> {
         self.end_guard();
-        let remove = if self.keep { ":" } else { "for i in 1 2 3 4 5; do rm -rf -- \"$dir\" 2>/dev/null && break; done" };
+        let remove =
+            if self.keep { ":" } else { "for i in 1 2 3 4 5; do rm -rf -- \"$dir\" 2>/dev/null && break; done; rmdir -- \"${dir%/*}\"" };
         let script = format!("dir=$1; shift; read -r _; kill -9 \"$@\" 2>/dev/null; {remove}");
         let mut command = Command::new("sh");
         command.arg("-c").arg(script).arg("sh").arg(&self.dir).args(self.pids().iter().map(u32::to_string));
@@ -194,7 +195,8 @@ impl Cluster {
         Ok(())
     }
 
-    fn check_alive(&mut self) -> Result<(), BenchError> {
+    /// An error if a node has ended by itself.
+    pub(crate) fn check_alive(&mut self) -> Result<(), BenchError> {
         for node in &mut self.nodes {
             if let Ok(Some(status)) = node.process.try_wait() {
                 let messages = last_lines(&message_file(&self.dir, &node.name));

@@ -208,13 +208,14 @@ fn turn(
     dir: &Path,
     mut done: impl FnMut(Case, &LoadReport),
 ) -> Result<Vec<LoadReport>, BenchError> {
-    let cluster = Cluster::start(Start { system, dir, traced: false, keep: args.keep })?;
+    let mut cluster = Cluster::start(Start { system, dir, traced: false, keep: args.keep })?;
     let mut reports = Vec::new();
     let mut filled = false;
     for case in cases {
         let fill = case.workload.reads() && !filled;
         filled |= fill;
         let report = load::run(&Plan { fill, ..plan(args, &cluster, *case)? })?;
+        cluster.check_alive()?;
         done(*case, &report);
         reports.push(report);
     }

@@ -248,7 +248,11 @@ pub fn run(args: BenchArgs) -> i32 {
 }
 
 fn run_load(args: &LoadArgs) -> Result<(), BenchError> {
-    let report = measure(args)?;
+    let plan = plan(args)?;
+    let report = load::run(&plan)?;
+    if report.servers.is_none() && !plan.server_pids.is_empty() {
+        say("warning: a server process ended before the window did; what the servers used is not known");
+    }
     write(&match args.output {
         Output::Table => print::load(&report),
         Output::Json => json(&report)?,

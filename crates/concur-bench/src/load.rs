@@ -99,7 +99,7 @@ pub(crate) fn run(plan: &Plan) -> Result<LoadReport, BenchError> {
     for thread in threads {
         recorder.merge(thread.join().map_err(|_| BenchError::Failed("a thread of the generator panicked".into()))?);
     }
-    report(plan, observed?, &recorder)
+    Ok(report(plan, observed?, &recorder))
 }
 
 /// The time within which answers count.
@@ -135,7 +135,8 @@ impl Window {
 struct Observed {
     seconds: f64,
     wall: (f64, f64),
-    servers: (Sample, Sample),
+    /// None when a server's process ended before the window did.
+    servers: Option<(Sample, Sample)>,
     generator_cpu_seconds: Option<f64>,
 }
 
@@ -164,13 +165,13 @@ fn observe(
         }
     }
     let (closed, closed_wall) = (Instant::now(), wall_clock());
-    let later = Sample::of(&plan.server_pids)?;
+    let later = Sample::of(&plan.server_pids).ok();
     let generator_later = Sample::of(&own).ok();
     progress.clear();
     Ok(Observed {
         seconds: (closed - opened).as_secs_f64(),
         wall: (opened_wall, closed_wall),
-        servers: (earlier, later),
+        servers: later.map(|later| (earlier, later)),
         generator_cpu_seconds: generator_earlier.zip(generator_later).map(|(earlier, later)| later.seconds_since(&earlier)),
     })
 }
@@ -179,15 +180,12 @@ fn wall_clock() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
-fn report(plan: &Plan, observed: Observed, recorder: &Recorder) -> Result<LoadReport, BenchError> {
+fn report(plan: &Plan, observed: Observed, recorder: &Recorder) -> LoadReport {
     let operations = recorder.completed;
     let per_op = |seconds: f64| seconds * 1e6 / operations.max(1) as f64;
-    let servers = if plan.server_pids.is_empty() {
-        None
-    } else {
-        Some(usage::between(&plan.server_pids, &observed.servers.0, &observed.servers.1, operations)?)
-    };
-    Ok(LoadReport {
+    let measured = observed.servers.filter(|_| !plan.server_pids.is_empty());
+    let servers = measured.and_then(|(earlier, later)| usage::between(&plan.server_pids, &earlier, &later, operations).ok());
+    LoadReport {
         workload: plan.workload,
         endpoints: plan.endpoints.clone(),
         clients: plan.clients,
@@ -207,7 +205,7 @@ fn report(plan: &Plan, observed: Observed, recorder: &Recorder) -> Result<LoadRe
         servers,
         generator_cpu_us_per_op: observed.generator_cpu_seconds.map(per_op),
         window: observed.wall,
-    })
+    }
 }
 
 /// One thread: connects its clients, waits for the start, runs them to the end.

@@ -20,7 +20,7 @@ pub struct SyncCount {
     pub puts: u64,
     /// `fsync` and `fdatasync` calls that succeeded in the window, over all nodes.
     pub syncs: u64,
-    /// Puts that one synchronisation of one node carried, on average.
+    /// Puts that one synchronisation carried on average, every put being carried once on every node.
     pub puts_per_sync: f64,
     /// The median time that one took, in microseconds.
     pub sync_p50_us: f64,
@@ -52,10 +52,12 @@ struct Sync {
 
 /// Counts what the traces of a cluster's nodes hold within the window.
 pub(crate) fn count<'a>(traces: impl IntoIterator<Item = &'a str>, window: (f64, f64), puts: u64) -> SyncCount {
-    let all = traces.into_iter().flat_map(str::lines).filter_map(parse);
+    let mut nodes = 0;
+    let lines = traces.into_iter().inspect(|_| nodes += 1).flat_map(str::lines);
+    let all = lines.filter_map(parse);
     let took_us: Vec<f64> = all.filter(|sync| (window.0..window.1).contains(&sync.at)).map(|sync| sync.took_us).collect();
     let syncs = took_us.len() as u64;
-    SyncCount { puts, syncs, puts_per_sync: puts as f64 / syncs.max(1) as f64, sync_p50_us: median(took_us).unwrap_or(0.0) }
+    SyncCount { puts, syncs, puts_per_sync: (puts * nodes) as f64 / syncs.max(1) as f64, sync_p50_us: median(took_us).unwrap_or(0.0) }
 }
 
 /// A line such as `4121  1700000000.000100 fdatasync(7) = 0 <0.000123>` or
@@ -90,11 +92,12 @@ mod tests {
         assert_eq!((counted.syncs, counted.puts), (3, 30));
         assert_eq!(counted.puts_per_sync, 10.0);
         assert!((counted.sync_p50_us - 300.0).abs() < 1e-6, "{counted:?}");
-        assert_eq!(count([TRACE, TRACE], (1_700_000_001.0, 1_700_000_002.0), 30).syncs, 4);
+        let both = count([TRACE, TRACE], (1_700_000_001.0, 1_700_000_002.0), 30);
+        assert_eq!((both.syncs, both.puts_per_sync), (4, 15.0));
     }
 
     #[test]
     fn a_node_that_never_synchronised_is_seen() {
-        assert_eq!(count(["", "garbage\n"], (0.0, f64::MAX), 5), SyncCount { puts: 5, syncs: 0, puts_per_sync: 5.0, sync_p50_us: 0.0 });
+        assert_eq!(count(["", "garbage\n"], (0.0, f64::MAX), 5), SyncCount { puts: 5, syncs: 0, puts_per_sync: 10.0, sync_p50_us: 0.0 });
     }
 }
