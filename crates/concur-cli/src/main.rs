@@ -1,2 +1,67 @@
 //! The `concur` program.
-fn main() {}
+//!
+//! One tree of commands, a module a family. Each command prints its data on standard output, in the form that `-o` chooses, and
+//! everything else on standard error, and ends with one of the codes of [`exit::Exit`]. A flag's value comes from the command
+//! line, else from its `CONCUR_*` variable, else from its default.
+//!
+//! What is not here: what the commands do beyond asking and printing. The libraries do that.
+
+mod config;
+mod exit;
+mod output;
+mod shell;
+mod strategies;
+
+use clap::{Parser, Subcommand};
+use exit::{Exit, Outcome};
+use std::process::ExitCode;
+
+/// Consensus in the form that fits: validate, run and use replicated systems.
+#[derive(Debug, Parser)]
+#[command(name = "concur", version, propagate_version = true, after_help = EXIT_CODES)]
+pub(crate) struct Program {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failure, 2 unreachable or unknown, 3 invalid input, 4 no quorum, 5 unhealthy, 64 wrong usage.\n\
+                          Every flag has a CONCUR_* variable; a flag on the command line goes before it.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Validate(config::Validate),
+    Explain(config::Explain),
+    Strategies(strategies::Strategies),
+    #[command(subcommand)]
+    Config(config::Config),
+    /// Load a cluster, ours or any of etcd's API, and measure it
+    Bench(concur_bench::BenchArgs),
+    Completions(shell::Completions),
+    Man(shell::Man),
+}
+
+impl Command {
+    fn run(self) -> Outcome {
+        match self {
+            Self::Validate(command) => command.run(),
+            Self::Explain(command) => command.run(),
+            Self::Strategies(command) => command.run(),
+            Self::Config(command) => command.run(),
+            Self::Bench(args) => exit::done(concur_bench::run(args)),
+            Self::Completions(command) => command.run(),
+            Self::Man(command) => command.run(),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    match Program::try_parse() {
+        Ok(program) => program.command.run().map_or_else(|failure| failure.report(), |()| Exit::Ok.code()),
+        Err(message) => {
+            // Help and versions are asked for; the rest is wrong usage.
+            let exit = if message.use_stderr() { Exit::Usage } else { Exit::Ok };
+            drop(message.print());
+            exit.code()
+        }
+    }
+}
