@@ -16,7 +16,7 @@ mod behind;
 mod group;
 mod kv;
 
-pub use ask::{Answer, Ask, GroupStatus, Handle, Look};
+pub use ask::{Answer, Ask, GroupStatus, Handle, InSession, Level, Look, Refused, Reply, Stamp};
 pub(crate) use behind::Behind;
 pub(crate) use group::{Desk, Group};
 pub(crate) use kv::{DeskOptions, KvDesk};

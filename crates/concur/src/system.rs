@@ -35,7 +35,8 @@ pub struct System {
     pub namespaces: Vec<Namespace>,
     /// The namespace that the etcd API serves; empty: the default one.
     pub etcd_namespace: String,
-    /// Where members keep their data, each in a directory of its own name.
+    /// Where members keep their data, each in a directory of its own name. Empty: a node of its own uses `NAME.concur`, and a whole
+    /// cluster in one program a temporary directory that goes with it.
     pub data_dir: PathBuf,
     /// Tells clusters apart that have the same members.
     pub cluster_token: String,
@@ -231,7 +232,7 @@ impl Default for System {
             links: Vec::new(),
             namespaces: Vec::new(),
             etcd_namespace: String::new(),
-            data_dir: PathBuf::from("data"),
+            data_dir: PathBuf::new(),
             cluster_token: String::from("concur"),
             timeouts: Timeouts::default(),
             limits: Limits::default(),
@@ -259,9 +260,9 @@ impl Default for Limits {
             batch_bytes_max: 1 << 20,
             batches_in_flight_max: 1,
             pending_commands_max: 16_384,
-            retained_bytes_max: 64 << 20,
+            retained_bytes_max: 8 << 20,
             quota_bytes: 2 << 30,
-            checkpoint_bytes: 16 << 20,
+            checkpoint_bytes: 32 << 20,
         }
     }
 }

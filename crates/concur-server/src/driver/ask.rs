@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use concur_core::{Footprint, SessionId, StateMachine};
-use concur_replica::{InSession, Level, Refused, Reply, Stamp};
+pub use concur_replica::{InSession, Level, Refused, Reply, Stamp};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
