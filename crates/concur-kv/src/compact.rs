@@ -62,7 +62,8 @@ impl Store {
     fn compact(&mut self, revision: Revision) {
         let first = self.log_first();
         self.compacted = revision;
-        self.cursor = self.cursor.or(Some((first, 0))).filter(|_| first <= revision);
+        // One that is not finished goes on from the revision it had come to.
+        self.cursor = Some((first, 0)).filter(|_| first <= revision);
     }
 
     /// Looks at up to `changes_max` changes at or below the compacted revision and removes the versions that they replaced. Log
