@@ -6,6 +6,7 @@
 //!
 //! What is not here: what the commands do beyond asking and printing. The libraries do that.
 
+mod check;
 mod config;
 mod exit;
 mod output;
@@ -36,6 +37,7 @@ enum Command {
     Config(config::Config),
     /// Load a cluster, ours or any of etcd's API, and measure it
     Bench(concur_bench::BenchArgs),
+    Check(check::Check),
     Completions(shell::Completions),
     Man(shell::Man),
 }
@@ -48,6 +50,7 @@ impl Command {
             Self::Strategies(command) => command.run(),
             Self::Config(command) => command.run(),
             Self::Bench(args) => exit::done(concur_bench::run(args)),
+            Self::Check(command) => command.run(),
             Self::Completions(command) => command.run(),
             Self::Man(command) => command.run(),
         }

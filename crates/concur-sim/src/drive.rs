@@ -87,13 +87,13 @@ impl World<'_> {
         let chains = process.replica.machine().chains().clone();
         self.nodes[index].process = Some(Box::new(process));
         self.note_world(index, || "starts".to_owned());
-        self.ledger.check_chains(ReplicaId(index as u8), &chains)?;
         if self.schedule.strategy.traits.has_leader && ballot < floor {
             return Err(Violation::new("persistence", format!("r{index} had made {floor} durable and restarts at {ballot}")));
         }
         let result = self.perform(index, &mut out);
         self.out = out;
-        result
+        // It executes what it had decided as it starts, and so the ledger hears of that first.
+        result.and_then(|()| self.ledger.check_chains(ReplicaId(index as u8), &chains))
     }
 
     fn refuse_disk(&mut self, index: usize, why: &str) -> Result<(), Violation> {
@@ -238,9 +238,6 @@ impl World<'_> {
             if protocol.role == "leader" {
                 self.ledger.leads(me, protocol.ballot)?;
             }
-            if out.install.is_some() {
-                self.ledger.check_chains(me, process.replica.machine().chains())?;
-            }
         }
         for &(instance, id) in &out.executed {
             self.ledger.instance(me, instance, id)?;
@@ -250,7 +247,11 @@ impl World<'_> {
         let applied = notes.applied.drain(..).try_for_each(|applied| self.ledger.applied(me, applied));
         notes.looked.drain(..).for_each(|looked| self.ledger.looked(looked));
         self.notes = notes;
-        applied
+        applied?;
+        match &self.nodes[index].process {
+            Some(process) if out.install.is_some() => self.ledger.check_chains(me, process.replica.machine().chains()),
+            _ => Ok(()),
+        }
     }
 
     fn send(&mut self, from: usize, outgoing: Outgoing) {

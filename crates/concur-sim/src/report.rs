@@ -1,6 +1,7 @@
 //! What `concur check` does, but for reading its flags: sweeps or replays, and says in words what came out.
 
 use crate::fault::Fault;
+use crate::ledger::Violation;
 use crate::run::run;
 use crate::schedule::{Options, Schedule};
 use crate::shrink::shrink;
@@ -23,7 +24,9 @@ pub struct Report {
     pub sweep: Sweep,
     /// 0 valid, 1 violated or not covered, 2 unknown.
     pub exit_code: u8,
-    /// In words.
+    /// The verdict, in words.
+    pub verdict: &'static str,
+    /// Everything, in words.
     pub text: String,
 }
 
@@ -36,7 +39,7 @@ impl Report {
         let options = &sweeping.options;
         let missing = sweep.coverage.missing(&options.strategy, &options.faults);
         for failure in sweep.failures.iter().skip(1) {
-            let _ = writeln!(text, "{}\n  {}", failure.message, replay_line(options, failure.seed));
+            let _ = writeln!(text, "{}\n  {}", failure.message, failure.replay);
         }
         if let Some(failure) = sweep.failures.first() {
             explain(&mut text, options, failure);
@@ -55,49 +58,35 @@ impl Report {
             _ => "not covered: something that should be met was met too seldom",
         };
         let _ = writeln!(text, "{verdict}");
-        Self { sweep, exit_code, text }
+        Self { sweep, exit_code, verdict, text }
     }
 
     /// Runs one seed and tells what came out.
     pub fn of_seed(options: &Options, seed: u64) -> Self {
         let schedule = Schedule::draw(options, seed);
-        let (outcome, again) = (run(&schedule), run(&schedule));
+        let (mut outcome, again) = (run(&schedule), run(&schedule));
         let mut text = schedule.to_string();
-        let Outcomes { completed, events, lasted, fingerprint } = Outcomes::of(&outcome);
+        let (events, lasted, fingerprint) = (outcome.events, outcome.lasted, outcome.fingerprint);
+        let completed = outcome.completed;
         let _ = writeln!(text, "{completed} operations, {events} things in {lasted:?} of virtual time, fingerprint {fingerprint:016x}");
-        if again.fingerprint != fingerprint {
-            let _ = writeln!(text, "determinism: two runs of this seed differ");
-        }
         let _ = writeln!(text, "met: {}", outcome.met.iter().copied().collect::<Vec<_>>().join(", "));
-        let exit_code = match &outcome.verdict {
-            _ if again.fingerprint != fingerprint => 1,
-            Verdict::Valid => 0,
-            Verdict::Violated(_) => 1,
-            Verdict::Unknown(_) => 2,
-        };
-        let (violation, message) = match outcome.verdict.clone() {
-            Verdict::Valid => (None, String::new()),
-            Verdict::Violated(violation) => (Some(violation.clone()), violation.to_string()),
-            Verdict::Unknown(message) => (None, message),
-        };
-        if outcome.verdict != Verdict::Valid {
-            explain(&mut text, options, &Failure { seed, violation, message });
+        if again.fingerprint != fingerprint {
+            outcome.verdict = Verdict::Violated(Violation::new("determinism", "two runs of one seed differ"));
         }
-        let _ = writeln!(text, "{}", ["valid", "violated", "unknown"][usize::from(exit_code)]);
-        Self { sweep: Sweep::default(), exit_code, text }
-    }
-}
-
-struct Outcomes {
-    completed: u64,
-    events: u64,
-    lasted: Duration,
-    fingerprint: u64,
-}
-
-impl Outcomes {
-    fn of(outcome: &crate::world::Outcome) -> Self {
-        Self { completed: outcome.completed, events: outcome.events, lasted: outcome.lasted, fingerprint: outcome.fingerprint }
+        let mut sweep = Sweep::default();
+        sweep.coverage.add(&outcome);
+        (sweep.completed, sweep.events, sweep.virtual_time, sweep.fingerprint) = (completed, events, lasted, fingerprint);
+        sweep.failures.extend(Failure::of(options, seed, outcome.verdict));
+        let (exit_code, verdict) = match sweep.failures.first().map(|failure| failure.violation.is_some()) {
+            None => (0, "valid"),
+            Some(true) => (1, "violated"),
+            Some(false) => (2, "unknown"),
+        };
+        if let Some(failure) = sweep.failures.first() {
+            explain(&mut text, options, failure);
+        }
+        let _ = writeln!(text, "{verdict}");
+        Self { sweep, exit_code, verdict, text }
     }
 }
 
@@ -159,5 +148,5 @@ fn explain(text: &mut String, options: &Options, failure: &Failure) {
         };
         let _ = writeln!(text, "{again}");
     }
-    let _ = writeln!(text, "\nseed {}: {}\n  {}", failure.seed, failure.message, replay_line(options, failure.seed));
+    let _ = writeln!(text, "\nseed {}: {}\n  {}", failure.seed, failure.message, failure.replay);
 }

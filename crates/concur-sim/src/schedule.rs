@@ -29,6 +29,15 @@ impl Options {
     pub fn new(strategy: Strategy) -> Self {
         Self { strategy, replicas: None, ordering: None, faults: Fault::ALL.to_vec() }
     }
+
+    /// The ordering that a word names: `total` or `per-key`.
+    pub fn ordering_named(word: &str) -> Option<Ordering> {
+        match word {
+            "total" => Some(Ordering::Total),
+            "per-key" => Some(Ordering::PerKey),
+            _ => None,
+        }
+    }
 }
 
 /// One run, as data.
@@ -178,12 +187,10 @@ impl Network {
     fn draw(rng: &mut Rng, replicas: usize, wide: bool) -> Self {
         let micros = |rng: &mut Rng| if wide { rng.between(4_000, 40_000) } else { rng.between(50, 2_000) };
         let mut one_way = vec![vec![Duration::ZERO; replicas]; replicas];
-        for a in 0..replicas {
-            for b in 0..a {
-                let delay = Duration::from_micros(micros(rng));
-                one_way[a][b] = delay;
-                one_way[b][a] = delay;
-            }
+        for (a, b) in (0..replicas).flat_map(|a| (0..a).map(move |b| (a, b))) {
+            let delay = Duration::from_micros(micros(rng));
+            one_way[a][b] = delay;
+            one_way[b][a] = delay;
         }
         Self {
             one_way,

@@ -2,6 +2,7 @@
 
 use crate::coverage::Coverage;
 use crate::ledger::Violation;
+use crate::report::replay_line;
 use crate::run::run;
 use crate::schedule::{Options, Schedule};
 use crate::world::{Outcome, Verdict};
@@ -26,6 +27,14 @@ pub struct Sweeping {
     pub failures_max: usize,
 }
 
+impl Sweeping {
+    /// So many seeds, on all cores; one in 64 is run twice, and ten failures are enough.
+    pub fn new(options: Options, first: u64, seeds: u64) -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self { options, first, seeds, threads, twice_every: 64, failures_max: 10 }
+    }
+}
+
 /// A seed that failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
@@ -35,6 +44,8 @@ pub struct Failure {
     pub violation: Option<Violation>,
     /// In words.
     pub message: String,
+    /// The line that replays it.
+    pub replay: String,
 }
 
 /// What a sweep shows.
@@ -114,24 +125,22 @@ impl Sweep {
         let again = sweeping.twice_every > 0 && seed.is_multiple_of(sweeping.twice_every);
         if again && run(&schedule).fingerprint != outcome.fingerprint {
             let violation = Violation::new("determinism", "two runs of one seed differ");
-            self.failures.push(Failure { seed, message: violation.to_string(), violation: Some(violation) });
+            self.fail(sweeping, seed, Verdict::Violated(violation));
         }
-        self.add(seed, outcome);
+        self.add(seed, &outcome);
+        self.fail(sweeping, seed, outcome.verdict);
     }
 
-    fn add(&mut self, seed: u64, outcome: Outcome) {
-        self.coverage.add(&outcome);
+    fn add(&mut self, seed: u64, outcome: &Outcome) {
+        self.coverage.add(outcome);
         self.completed += outcome.completed;
         self.events += outcome.events;
         self.virtual_time += outcome.lasted;
         self.fingerprint = self.fingerprint.wrapping_add(outcome.fingerprint.rotate_left((seed % 64) as u32));
-        match outcome.verdict {
-            Verdict::Valid => {}
-            Verdict::Violated(violation) => {
-                self.failures.push(Failure { seed, message: violation.to_string(), violation: Some(violation) });
-            }
-            Verdict::Unknown(message) => self.failures.push(Failure { seed, message, violation: None }),
-        }
+    }
+
+    fn fail(&mut self, sweeping: &Sweeping, seed: u64, verdict: Verdict) {
+        self.failures.extend(Failure::of(&sweeping.options, seed, verdict));
     }
 
     fn join(&mut self, other: Sweep) {
@@ -146,5 +155,17 @@ impl Sweep {
     /// Seeds a second.
     pub fn rate(&self) -> f64 {
         self.coverage.seeds as f64 / self.took.as_secs_f64().max(1e-9)
+    }
+}
+
+impl Failure {
+    /// A seed whose verdict is not that it is valid.
+    pub(crate) fn of(options: &Options, seed: u64, verdict: Verdict) -> Option<Self> {
+        let replay = replay_line(options, seed);
+        match verdict {
+            Verdict::Valid => None,
+            Verdict::Violated(violation) => Some(Self { seed, message: violation.to_string(), violation: Some(violation), replay }),
+            Verdict::Unknown(message) => Some(Self { seed, message, violation: None, replay }),
+        }
     }
 }
