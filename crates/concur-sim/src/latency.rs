@@ -1,1 +1,141 @@
-//! Latency.
+//! The simulator as a measuring instrument: commit latencies where nothing but distance takes time.
+//!
+//! At zero jitter, no disk and no processor time, a commit latency is a closed form of the round-trip matrix, and what is measured
+//! must equal it to the nanosecond. With d(k, s) the k-th smallest round trip from site s, its own 0 counted first: a leader at L
+//! commits a command of a client at s after rtt(s, L) + d(majority, L); a leaderless protocol commits what nothing interferes with
+//! after d(fast quorum, s).
+//!
+//! It does not say what a loaded system does: queues, disks and processors take no time here.
+
+use crate::fault::Fault;
+use crate::schedule::{Act, Client, Network, Operation, Options, Schedule};
+use crate::world::World;
+use concur_core::{Happening, Phase, QuorumSystem, ReplicaId, ReplicaSet, Strategy, Time};
+use concur_kv::Ordering;
+use std::time::Duration;
+
+/// Sites, and the round trips between them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topology {
+    /// The sites' names.
+    pub sites: Vec<String>,
+    /// The round trips, in the order of the sites.
+    pub rtt: Vec<Vec<Duration>>,
+}
+
+/// Published tables of round trips, by name.
+pub const PUBLISHED: &[(&str, &str)] = &[
+    ("sosp13-3", include_str!("../topologies/sosp13-3.csv")),
+    ("sosp13-5", include_str!("../topologies/sosp13-5.csv")),
+    ("aws-2021-5", include_str!("../topologies/aws-2021-5.csv")),
+];
+
+/// What one run measured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Measured {
+    /// Who led, if anyone did.
+    pub leader: Option<ReplicaId>,
+    /// For each client, in order: from its request to the answer.
+    pub answered: Vec<Duration>,
+    /// For each client, in order: from its request to the decision by a longer path, if it took one.
+    pub slow: Vec<Option<Duration>>,
+}
+
+impl Topology {
+    /// Reads a table: a heading `site,A,B…`, then a line of milliseconds a site. Lines that begin with `#` are remarks.
+    pub fn parse(csv: &str) -> Result<Self, String> {
+        let mut lines = csv.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty());
+        let heading = lines.next().ok_or("a table without a heading")?;
+        let sites: Vec<String> = heading.split(',').skip(1).map(|name| name.trim().to_owned()).collect();
+        let millis = |cell: &str| {
+            let millis: f64 = cell.trim().parse().map_err(|_| format!("`{cell}` is no number"))?;
+            Ok::<_, String>(Duration::from_nanos((millis * 1e6).round() as u64))
+        };
+        let row = |line: &str| line.split(',').skip(1).map(millis).collect::<Result<Vec<_>, _>>();
+        let rtt = lines.map(row).collect::<Result<Vec<_>, _>>()?;
+        if rtt.len() != sites.len() || rtt.iter().any(|row| row.len() != sites.len()) {
+            return Err(format!("a table of {} sites needs as many lines and columns", sites.len()));
+        }
+        Ok(Self { sites, rtt })
+    }
+
+    /// The `k`-th smallest round trip from `site`, its own counted first.
+    pub fn nearest(&self, k: usize, site: usize) -> Duration {
+        let mut row = self.rtt[site].clone();
+        row.sort_unstable();
+        row[k - 1]
+    }
+
+    /// After how long a leader commits a command of a client at `site`.
+    pub fn through_leader(&self, quorums: &QuorumSystem, leader: usize, site: usize) -> Duration {
+        self.rtt[site][leader] + self.nearest(quorums.size(Phase::Accept), leader)
+    }
+
+    /// After how long a fast quorum has answered `site`.
+    pub fn fast(&self, quorums: &QuorumSystem, site: usize) -> Duration {
+        self.nearest(quorums.size(Phase::Fast), site)
+    }
+
+    /// After how long the slow path of two commands that meet is through at `site`, if it begins with the first answer of a slow
+    /// quorum that knows of `other`'s command, both having been proposed at once.
+    pub fn slow(&self, quorums: &QuorumSystem, site: usize, other: usize) -> Duration {
+        let slow = self.nearest(quorums.size(Phase::Accept), site);
+        let learned = |&via: &usize| via != site && self.rtt[other][via] < self.rtt[site][via];
+        let first = (0..self.sites.len()).filter(learned).map(|via| self.rtt[site][via]).min().unwrap_or_default();
+        slow.max(first) + slow
+    }
+}
+
+/// Lets clients at `sites` write at one moment, all to one key or each to its own, and measures.
+pub fn measure(strategy: Strategy, topology: &Topology, sites: &[usize], one_key: bool, seed: u64) -> Measured {
+    let schedule = schedule(strategy, topology, sites, one_key, seed);
+    let mut world = World::new(&schedule, true);
+    let verdict = world.live();
+    assert_eq!(verdict, Ok(()), "nothing goes wrong where nothing but distance takes time");
+    let leader = world.nodes.iter().filter_map(|node| node.process.as_ref()).find_map(|process| {
+        let protocol = process.replica.status().protocol;
+        (protocol.role == "leader").then(|| process.replica.settings().config.me)
+    });
+    let first = |client: &crate::clients::Client| client.history[0].clone();
+    let events: Vec<_> = world.clients.iter().map(first).collect();
+    let answered = events.iter().map(|event| event.returned.expect("everything is answered").since(event.invoked)).collect();
+    let slow_at = |site: usize, after: Time| {
+        let trace = world.trace.as_ref().expect("it was asked for");
+        let here = trace.events().filter(|event| event.replica == ReplicaId(site as u8) && event.at >= after);
+        here.filter(|event| matches!(event.what, Happening::Transition { name: "slow path", .. })).map(|event| event.at).next()
+    };
+    let slow = |(event, &site): (&crate::clients::Event, &usize)| {
+        let at = slow_at(site, event.invoked)?;
+        event.returned.is_some_and(|returned| at <= returned).then(|| at.since(event.invoked))
+    };
+    let slow = events.iter().zip(sites).map(slow).collect();
+    Measured { leader, answered, slow }
+}
+
+/// When the clients write: long after everyone has settled.
+const WRITE_AT: Duration = Duration::from_secs(20);
+
+fn schedule(strategy: Strategy, topology: &Topology, sites: &[usize], one_key: bool, seed: u64) -> Schedule {
+    let replicas = topology.sites.len();
+    let faults: Vec<Fault> = Vec::new();
+    let drawn = Schedule::draw(&Options { replicas: Some(replicas), ordering: Some(Ordering::PerKey), faults, strategy }, seed);
+    let one_way = topology.rtt.iter().map(|row| row.iter().map(|rtt| *rtt / 2).collect()).collect();
+    let network = Network { one_way, jitter: Duration::ZERO, loss_per_million: 0, client: Duration::ZERO };
+    let mut tuning = drawn.tuning.clone();
+    (tuning.heartbeat, tuning.election) = (Duration::from_millis(900), Duration::from_secs(4));
+    (tuning.step_max, tuning.sync, tuning.engine) = Default::default();
+    (tuning.window_max, tuning.batches_in_flight_max, tuning.retained_bytes_max) = (64, 1, 1 << 20);
+    tuning.volume = concur_network::Volume::Broadcast;
+    let client = |(index, &site): (usize, &usize)| {
+        let key = if one_key { 0 } else { index as u8 };
+        let write = Operation { number: 0, act: Act::Put, key, think: WRITE_AT, padding: 0 };
+        Client { home: ReplicaId(site as u8), moves: false, session: false, operations: vec![write] }
+    };
+    let clients = sites.iter().enumerate().map(client).collect();
+    Schedule { network, tuning, clients, keys: 7, episodes: Vec::new(), healed: WRITE_AT * 2, ..drawn }
+}
+
+/// The quorums of a strategy among a topology's sites.
+pub fn quorums(strategy: &Strategy, topology: &Topology) -> QuorumSystem {
+    (strategy.quorums)(ReplicaSet::first(topology.sites.len()))
+}

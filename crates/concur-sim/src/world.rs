@@ -182,7 +182,7 @@ impl<'a> World<'a> {
         (Outcome { verdict, fingerprint, met: self.met, completed, events, lasted }, self.trace)
     }
 
-    fn live(&mut self) -> Result<(), Violation> {
+    pub(crate) fn live(&mut self) -> Result<(), Violation> {
         self.begin()?;
         while let Some(Entry { at, thing, .. }) = self.queue.pop() {
             self.now = at;
