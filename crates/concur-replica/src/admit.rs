@@ -156,9 +156,10 @@ impl<M: StateMachine> Replica<M> {
         if envelope.group != self.settings.config.group || envelope.epoch != self.settings.config.epoch {
             return out.notes.push(("envelope of another epoch dropped", None));
         }
+        self.heard(from);
         match envelope.body {
             Body::Protocol(message) => self.inputs.push_back(AnyInput::Receive { from, message }),
-            Body::Forward(value) => self.forwarded(from, value),
+            Body::Forward(value) => self.forwarded(from, value, out),
             Body::Declined { id, leader, busy } => self.declined(id, leader, busy, out),
             Body::Progress { executed: _, stored } => self.progress(from, stored),
             Body::StateWanted { transfer, chunk } => self.state_wanted(from, transfer, chunk, out),
@@ -168,9 +169,11 @@ impl<M: StateMachine> Replica<M> {
     }
 
     /// A peer cannot propose and asks this replica to. What has run is not proposed again: the peer will learn of it.
-    fn forwarded(&mut self, from: ReplicaId, value: Value) {
-        if value.id().is_some_and(|id| id.origin == from && !self.executed.contains(id)) {
-            self.inputs.push_back(AnyInput::Submit(value));
+    fn forwarded(&mut self, from: ReplicaId, value: Value, out: &mut Output) {
+        match value.id().filter(|id| id.origin == from) {
+            None => out.notes.push(("malformed envelope dropped", None)),
+            Some(id) if self.executed.contains(id) => out.notes.push(("duplicate batch skipped", None)),
+            Some(_) => self.inputs.push_back(AnyInput::Submit(value)),
         }
     }
 

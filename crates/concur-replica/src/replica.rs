@@ -2,6 +2,7 @@
 
 use crate::admit::Pending;
 use crate::api::{Event, Output, Recovered, Settings, Status};
+use crate::commit::Peer;
 use crate::propose::Flights;
 use crate::read::Reads;
 use crate::replicate::Held;
@@ -48,8 +49,8 @@ pub struct Replica<M> {
     pub(crate) wanted: BTreeSet<Instance>,
     /// What the engine holds durably.
     pub(crate) stored: Frontier,
-    /// What each voter last said it had executed durably.
-    pub(crate) peers: BTreeMap<ReplicaId, Frontier>,
+    /// The other voters, as far as they were heard.
+    pub(crate) peers: BTreeMap<ReplicaId, Peer>,
     pub(crate) floor: Frontier,
     pub(crate) transfers: Transfers,
     /// When to tell peers how far this replica is, and to look for requests whose time is up.
@@ -183,7 +184,7 @@ impl<M: StateMachine> Replica<M> {
             protocol: self.protocol.inspect(),
             executed: self.sequencer.frontier(),
             stored: self.stored.clone(),
-            peers: self.peers.iter().map(|(&id, frontier)| (id, frontier.clone())).collect(),
+            peers: self.peers.iter().filter_map(|(&id, peer)| Some((id, peer.stored.clone()?))).collect(),
             pending_commands: self.pending.len(),
             batches_in_flight: self.flights.len(),
             unexecuted: self.sequencer.waiting(),

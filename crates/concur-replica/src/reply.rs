@@ -25,6 +25,7 @@ impl<M: StateMachine> Replica<M> {
         self.reads.expire(now, |token| replies.push((token, Err(Refused::Expired))));
         self.pending.expire(now, |token| replies.push((token, Err(Refused::Expired))));
         self.forget_views();
+        self.raise_floor();
         self.expire_sessions(out);
         self.tell_progress(out);
     }
