@@ -37,7 +37,7 @@ impl Validate {
 }
 
 /// The text of a file, or of standard input.
-fn read(file: &Path) -> Outcome<String> {
+pub(crate) fn read(file: &Path) -> Outcome<String> {
     let text = if file == Path::new("-") {
         let mut text = String::new();
         std::io::stdin().read_to_string(&mut text).map(|_| text)
@@ -141,7 +141,7 @@ impl Explain {
         let value = |e: &concur::Explanation| json!({ "code": e.code, "title": e.title, "text": e.text });
         let Some(code) = self.code else {
             let all = Value::Array(concur::explanations().iter().map(value).collect());
-            return self.output.show(&all, |wide| explanations_text(wide));
+            return self.output.show(&all, explanations_text);
         };
         let Some(found) = concur::explain(&code) else {
             return Err(Failure::new(Exit::Invalid, format!("there is no code `{code}`; `concur explain` lists all")));

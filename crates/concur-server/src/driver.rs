@@ -104,6 +104,8 @@ pub(crate) struct Parts<M: StateMachine> {
     pub(crate) checkpoint_bytes: u64,
     pub(crate) reserve_bytes: u64,
     pub(crate) stop_time_max: Duration,
+    /// Told once every group here knows who proposes.
+    pub(crate) ready: watch::Sender<bool>,
 }
 
 /// The driver of one node.
@@ -280,6 +282,9 @@ impl<M: StateMachine> Driver<M> {
         self.look_at_the_time().await?;
         for group in &mut self.parts.groups {
             group.after(&self.parts.nodes);
+        }
+        if !*self.parts.ready.borrow() && self.parts.groups.iter().all(|group| group.seat.facts.leader.is_some()) {
+            self.parts.ready.send_replace(true);
         }
         Ok(())
     }

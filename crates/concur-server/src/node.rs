@@ -187,6 +187,7 @@ pub struct Node<M: StateMachine> {
     clients: Option<Listeners>,
     etcd: Option<Etcd>,
     metrics: Vec<Arc<Metrics>>,
+    ready: watch::Sender<bool>,
 }
 
 /// What is made beside each group before its replica starts: the group, its state machine, and what every desk needs.
@@ -278,13 +279,18 @@ impl<M: StateMachine> Node<M> {
             groups.push(opened);
         }
         let behind = behind.0;
-        let metrics = Vec::new();
-        Ok(Self { options, me, dir, log, behind, engine_events, groups, handles, clock, wires, clients, etcd: None, metrics })
+        let (metrics, ready) = (Vec::new(), watch::channel(false).0);
+        Ok(Self { options, me, dir, log, behind, engine_events, groups, handles, clock, wires, clients, etcd: None, metrics, ready })
     }
 
     /// A handle to the group of a namespace, if this node takes part in it.
     pub fn handle(&self, namespace: &str) -> Option<Handle<M>> {
         self.handles.get(namespace).cloned()
+    }
+
+    /// Holds true once every group of this node knows who proposes.
+    pub fn ready(&self) -> watch::Receiver<bool> {
+        self.ready.subscribe()
     }
 
     /// Where clients are listened to.
@@ -327,6 +333,7 @@ impl<M: StateMachine> Node<M> {
             checkpoint_bytes: self.options.checkpoint_bytes,
             reserve_bytes: self.options.reserve_bytes,
             stop_time_max: self.options.stop_time_max,
+            ready: self.ready,
         });
         let drained = async move {
             let _ = close.send(true);

@@ -29,6 +29,7 @@ mod units;
 
 pub use concur_core::{At, Change, Corrupt, Footprint, Span, StateMachine};
 pub use concur_decision::{DecisionMaking, Leadership, Optimistic, find, registry};
+pub use concur_kv::Retention;
 pub use concur_network::Volume;
 pub use concur_server::driver::{Handle, Level as ReadLevel, Refused, Stamp};
 pub use concur_server::node::{NodeError, NodeOptions};
@@ -36,7 +37,7 @@ pub use explain::{Explanation, explain, explanations};
 pub use finding::{Finding, Invalid, Place, Severity};
 pub use predict::{Latency, Prediction};
 pub use read::Document;
-pub use run::{Cluster, RunError, Running, Store, StoreError};
+pub use run::{Cluster, RunError, Running, Serving, Store, StoreError};
 pub use system::{
     Execution, Goals, Level, Limits, Link, Member, Namespace, Network, Order, PeerManagement, Quorums, Region, Report, System, Timeouts,
     Transport,

@@ -80,7 +80,65 @@ const SEGMENT_BYTES_OF_A_NODE: u64 = 32 << 20;
 /// Put aside for when the disk is full.
 const RESERVE_BYTES: u64 = 32 << 20;
 
+/// How a member is served as a process of its own.
+#[derive(Debug, Clone, Default)]
+pub struct Serving {
+    /// Where it keeps its data; nothing: where the system says.
+    pub data_dir: Option<PathBuf>,
+    /// Where it listens for peers; none: at its own address in the member list.
+    pub listen_peer: Vec<String>,
+    /// Where it listens for clients; none: at its own address in the member list, if it has one there.
+    pub listen_client: Vec<String>,
+    /// What history its stores keep.
+    pub retention: Retention,
+    /// Bytes of a log segment; nothing: 32 MiB.
+    pub segment_bytes: Option<u64>,
+}
+
 impl System {
+    /// Runs one member on this thread until `stop` ends. `ready` is called once it knows who proposes in each of its groups.
+    pub fn serve(
+        &self,
+        name: &str,
+        serving: &Serving,
+        stop: impl Future<Output = ()> + Send + 'static,
+        ready: impl FnOnce() + Send + 'static,
+    ) -> Result<(), RunError> {
+        self.validate()?;
+        let mut options = self.node_options(name)?;
+        options.data_dir = serving.data_dir.clone().unwrap_or(options.data_dir);
+        options.retention = serving.retention;
+        options.segment_bytes = serving.segment_bytes.unwrap_or(options.segment_bytes);
+        let own = &options.members[usize::from(options.me.0)];
+        let listen = |asked: &[String], own: &str| -> Result<Listeners, NodeError> {
+            let own = Some(own).filter(|own| !own.is_empty() && asked.is_empty());
+            Listeners::bind(asked.iter().map(String::as_str).chain(own))
+        };
+        if own.peer.is_empty() && serving.listen_peer.is_empty() && options.members.len() > 1 {
+            return Err(RunError::NoAddress { name: name.into() });
+        }
+        let refused = |error| RunError::Node { name: name.into(), error };
+        let wires = Wires::Streams(listen(&serving.listen_peer, &own.peer).map_err(refused)?);
+        let clients = listen(&serving.listen_client, &own.client).map_err(refused)?;
+        let node = Node::open_store(options, self.limits.quota_bytes, wires, Some(clients)).map_err(refused)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|source| RunError::Io { what: "cannot start a runtime".into(), source })?;
+        let (tell, told) = watch::channel(false);
+        let mut is_ready = node.ready();
+        runtime.spawn(async move {
+            if is_ready.wait_for(|ready| *ready).await.is_ok() {
+                ready();
+            }
+        });
+        runtime.spawn(async move {
+            stop.await;
+            let _ = tell.send(true);
+            // Keeps the signal given until the node has seen it.
+            tell.closed().await;
+        });
+        runtime.block_on(node.run(told)).map_err(refused)
+    }
+
     /// Runs all members in this program, each namespace a key-value store.
     pub async fn concur(&self) -> Result<Cluster<Kv>, RunError> {
         let quota_bytes = self.limits.quota_bytes;
