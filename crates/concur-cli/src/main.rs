@@ -7,11 +7,19 @@
 //! What is not here: what the commands do beyond asking and printing. The libraries do that.
 
 mod check;
+mod cluster;
 mod config;
 mod exit;
+mod kv;
+mod lease;
 mod output;
+mod reach;
+mod serve;
 mod shell;
+mod store;
 mod strategies;
+mod txn;
+mod watch;
 
 use clap::{Parser, Subcommand};
 use exit::{Exit, Outcome};
@@ -30,13 +38,23 @@ const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failure, 2 unreachable or unknown,
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Serve(Box<serve::Serve>),
     Validate(config::Validate),
     Explain(config::Explain),
     Strategies(strategies::Strategies),
+    Get(kv::Get),
+    Put(kv::Put),
+    Del(kv::Del),
+    Watch(watch::Watch),
+    Txn(txn::Txn),
+    #[command(subcommand)]
+    Lease(lease::Lease),
+    Members(cluster::Members),
+    Status(cluster::Status),
     #[command(subcommand)]
     Config(config::Config),
     /// Load a cluster, ours or any of etcd's API, and measure it
-    Bench(concur_bench::BenchArgs),
+    Bench(Box<concur_bench::BenchArgs>),
     Check(check::Check),
     Completions(shell::Completions),
     Man(shell::Man),
@@ -45,11 +63,20 @@ enum Command {
 impl Command {
     fn run(self) -> Outcome {
         match self {
+            Self::Serve(command) => command.run(),
             Self::Validate(command) => command.run(),
             Self::Explain(command) => command.run(),
             Self::Strategies(command) => command.run(),
+            Self::Get(command) => command.run(),
+            Self::Put(command) => command.run(),
+            Self::Del(command) => command.run(),
+            Self::Watch(command) => command.run(),
+            Self::Txn(command) => command.run(),
+            Self::Lease(command) => command.run(),
+            Self::Members(command) => command.run(),
+            Self::Status(command) => command.run(),
             Self::Config(command) => command.run(),
-            Self::Bench(args) => exit::done(concur_bench::run(args)),
+            Self::Bench(args) => exit::done(concur_bench::run(*args)),
             Self::Check(command) => command.run(),
             Self::Completions(command) => command.run(),
             Self::Man(command) => command.run(),

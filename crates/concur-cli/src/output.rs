@@ -43,8 +43,8 @@ impl Output {
     /// Writes one of many pieces of data as it comes: JSON takes one line each.
     pub(crate) fn show_next(&self, value: &Value, text: impl FnOnce(bool) -> String) -> Outcome {
         match self.format {
-            Format::Json => write(&format!("{value}\n")),
-            Format::Yaml => write(&format!("---\n{}", yaml(value))),
+            Format::Json => write(format!("{value}\n")),
+            Format::Yaml => write(format!("---\n{}", yaml(value))),
             _ => self.show(value, text),
         }
     }

@@ -1,0 +1,188 @@
+//! Reaching a cluster: which servers, how long to wait, and what it means when they do not answer.
+
+use crate::exit::{Exit, Failure, Outcome};
+use clap::Args;
+use concur_proto::etcdserverpb as pb;
+use concur_proto::etcdserverpb::cluster_client::ClusterClient;
+use concur_proto::etcdserverpb::maintenance_client::MaintenanceClient;
+use std::error::Error;
+use std::time::Duration;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Response, Status};
+
+/// Where a server listens unless something else is said.
+const ENDPOINT: &str = "127.0.0.1:2379";
+
+/// How long a server may take to say how it is, after it has not answered.
+const DIAGNOSIS: Duration = Duration::from_secs(1);
+
+/// The largest answer that is taken.
+pub(crate) const ANSWER_BYTES_MAX: usize = 1 << 30;
+
+/// The flags of every command that speaks to a cluster.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Reach {
+    /// Servers, tried in turn [default: 127.0.0.1:2379]
+    #[arg(long, env = "CONCUR_ENDPOINTS", value_delimiter = ',', value_parser = endpoint, value_name = "HOST:PORT,…")]
+    pub(crate) endpoints: Vec<String>,
+    /// How long to wait, with its unit (500ms, 5s)
+    #[arg(long, env = "CONCUR_TIMEOUT", value_parser = duration, default_value = "5s", value_name = "DURATION")]
+    pub(crate) timeout: Duration,
+}
+
+/// `host:port`, from that or a URL.
+fn endpoint(text: &str) -> Result<String, String> {
+    if text.starts_with("https://") {
+        return Err("TLS is not built in; use http:// or no scheme".into());
+    }
+    let address = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
+    let Some((host, port)) = address.rsplit_once(':') else { return Err("an endpoint is host:port".into()) };
+    if host.is_empty() || port.parse::<u16>().is_err() {
+        return Err("an endpoint is host:port".into());
+    }
+    Ok(address.to_owned())
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let longest = Duration::from_secs(24 * 3600);
+    let duration = concur::parse_duration(text).filter(|duration| !duration.is_zero() && *duration <= longest);
+    duration.ok_or_else(|| "a duration is a number with its unit, up to a day: 500ms, 5s, 2min".into())
+}
+
+impl Reach {
+    /// The servers to try.
+    pub(crate) fn endpoints(&self) -> Vec<String> {
+        if self.endpoints.is_empty() { vec![ENDPOINT.to_owned()] } else { self.endpoints.clone() }
+    }
+
+    /// A connection to the first server that takes one.
+    pub(crate) async fn connect(&self) -> Outcome<Link> {
+        let mut last = String::new();
+        for endpoint in self.endpoints() {
+            match self.connect_to(&endpoint).await {
+                Ok(link) => return Ok(link),
+                Err(error) => last = error,
+            }
+        }
+        let all = self.endpoints().join(", ");
+        Err(Failure::new(Exit::Unreachable, format!("nobody can be reached at {all}: {last}")))
+    }
+
+    /// A connection to this server.
+    pub(crate) async fn connect_to(&self, endpoint: &str) -> Result<Link, String> {
+        let to = Endpoint::from_shared(format!("http://{endpoint}")).map_err(|error| error.to_string())?;
+        let to = to.connect_timeout(self.timeout).tcp_nodelay(true);
+        let channel = tokio::time::timeout(self.timeout, to.connect()).await.map_err(|_| "it takes too long".to_owned())?;
+        Ok(Link { channel: channel.map_err(|error| innermost(&error))?, endpoint: endpoint.to_owned(), timeout: self.timeout })
+    }
+}
+
+/// What an error really says.
+fn innermost(error: &dyn Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
+
+/// Runs what a command has to wait for.
+pub(crate) fn wait(work: impl Future<Output = Outcome>) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| Failure::new(Exit::Failure, format!("cannot start: {error}")))?.block_on(work)
+}
+
+/// What happens if there is no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// Nothing.
+    Read,
+    /// It may have been done, or be done yet.
+    Write,
+}
+
+/// A connection to one server.
+#[derive(Debug, Clone)]
+pub(crate) struct Link {
+    pub(crate) channel: Channel,
+    pub(crate) endpoint: String,
+    pub(crate) timeout: Duration,
+}
+
+/// A generated client over a link, which takes large answers.
+macro_rules! client {
+    ($client:ident, $link:expr) => {
+        $client::new($link.channel.clone()).max_decoding_message_size($crate::reach::ANSWER_BYTES_MAX)
+    };
+}
+pub(crate) use client;
+
+impl Link {
+    /// Waits for an answer, and makes of its absence what it means.
+    pub(crate) async fn answer<T>(&self, asked: Asked, call: impl Future<Output = Result<Response<T>, Status>>) -> Outcome<T> {
+        match tokio::time::timeout(self.timeout, call).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(self.failure(asked, &status).await),
+            Err(_) => Err(self.failure(asked, &Status::deadline_exceeded("no answer in time")).await),
+        }
+    }
+
+    /// Why there is no answer, and what that means.
+    pub(crate) async fn failure(&self, asked: Asked, status: &Status) -> Failure {
+        let said = status.message();
+        match status.code() {
+            Code::InvalidArgument | Code::OutOfRange | Code::Unimplemented => Failure::new(Exit::Invalid, said),
+            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown => self.silence(asked, status).await,
+            _ => Failure::new(Exit::Failure, said),
+        }
+    }
+
+    async fn silence(&self, asked: Asked, status: &Status) -> Failure {
+        let said = if status.source().is_some() { innermost(status) } else { status.message().to_owned() };
+        let at = &self.endpoint;
+        if self.is_leaderless().await {
+            return Failure::new(Exit::NoQuorum, format!("{at} knows no quorum that could decide: {said}"));
+        }
+        let done = match asked {
+            Asked::Read => "",
+            Asked::Write => "; whether it was done, or will be, is not known",
+        };
+        Failure::new(Exit::Unreachable, format!("no answer from {at}: {said}{done}"))
+    }
+
+    /// Whether the server says that nobody leads, or stands for who would.
+    async fn is_leaderless(&self) -> bool {
+        let mut client = client!(MaintenanceClient, self);
+        let status = tokio::time::timeout(DIAGNOSIS, client.status(pb::StatusRequest {})).await;
+        matches!(status, Ok(Ok(status)) if status.get_ref().leader == 0)
+    }
+
+    /// The members, as this server knows them.
+    pub(crate) async fn members(&self) -> Outcome<Vec<pb::Member>> {
+        let mut client = client!(ClusterClient, self);
+        let list = pb::MemberListRequest { linearizable: false };
+        Ok(self.answer(Asked::Read, client.member_list(list)).await?.members)
+    }
+
+    /// A member's name; its id where it has none.
+    pub(crate) async fn member_name(&self, id: u64) -> String {
+        let members = self.members().await.unwrap_or_default();
+        members.into_iter().find(|member| member.id == id && !member.name.is_empty()).map_or(format!("{id:x}"), |member| member.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_addresses_or_urls_of_them() {
+        for text in ["127.0.0.1:2379", "http://127.0.0.1:2379", "http://127.0.0.1:2379/"] {
+            assert_eq!(endpoint(text).as_deref(), Ok("127.0.0.1:2379"), "{text}");
+        }
+        assert_eq!(endpoint("[::1]:2379").as_deref(), Ok("[::1]:2379"));
+        for text in ["https://a:1", "a", ":1", "a:b", "a:70000", ""] {
+            assert!(endpoint(text).is_err(), "{text}");
+        }
+    }
+}
