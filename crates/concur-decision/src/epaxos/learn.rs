@@ -113,12 +113,13 @@ impl EPaxos {
     }
 
     /// An instance is decided and nobody who answered so keeps it. Others may: state is fetched only if it is still undecided at
-    /// the next tick.
+    /// the next tick. Until that comes, those who remember go on to finish it, as if whoever forgot were silent: of two replicas
+    /// that each lack something that the other has forgotten, neither can take the other's state.
     pub(super) fn note_forgotten(&mut self, from: ReplicaId, instance: Instance, gone: Frontier, cx: &mut Context<Self>) {
         if self.is_decided(instance) || gone.epoch != self.gone.epoch || !gone.contains(instance) {
             return;
         }
-        self.release(instance, cx);
+        self.watch(instance, cx);
         self.fetch = Some((instance, from, gone));
     }
 

@@ -223,6 +223,9 @@ impl EPaxos {
         self.leads.retain(|instance, _| !frontier.contains(*instance));
         self.watches.retain(|instance, _| !frontier.contains(*instance));
         let Some(lane) = self.lane else { return Vec::new() };
+        // A number that was given out, and named in the answer to a read, before its record was durable may have been lost here and
+        // settled by others as a no-op.
+        self.next = self.next.max(self.lane(lane).known);
         let settled = |number: &u64| frontier.contains(Instance { lane, number: *number });
         let ids: Vec<_> = self.proposed.iter().filter(|(_, number)| settled(number)).map(|(&id, _)| id).collect();
         self.proposed.retain(|_, number| !settled(number));
