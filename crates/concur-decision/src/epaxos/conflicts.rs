@@ -39,14 +39,7 @@ struct Touched {
 impl Conflicts {
     pub(super) fn new(lanes: usize) -> Self {
         let none = vec![0; lanes];
-        Self {
-            evicted: none.clone(),
-            any: none.clone(),
-            everything: none,
-            keys: BTreeMap::new(),
-            ranges: Vec::new(),
-            cursor: None,
-        }
+        Self { evicted: none.clone(), any: none.clone(), everything: none, keys: BTreeMap::new(), ranges: Vec::new(), cursor: None }
     }
 
     /// Enters an instance.

@@ -132,9 +132,9 @@ impl EPaxos {
     }
 
     /// A peer says how far it is. If either lags, the heartbeats go on until neither does.
-    pub(super) fn compare(&mut self, from: ReplicaId, committed: Vec<u64>, gone: Vec<u64>, cx: &mut Context<Self>) {
+    pub(super) fn compare(&mut self, from: ReplicaId, lists: [Vec<u64>; 3], cx: &mut Context<Self>) {
         let Some(peer) = self.peers.get_mut(&from) else { return };
-        (peer.committed, peer.gone) = (committed, gone);
+        [peer.committed, peer.gone, peer.floor] = lists;
         if self.peers[&from].committed != self.committed() {
             self.wake(cx);
         }
@@ -151,14 +151,14 @@ impl EPaxos {
                 continue;
             }
             let keep: Vec<_> = ahead.iter().filter(|(_, peer)| peer.gone[index] <= mine).collect();
-            let pick = cx.rng.below(keep.len() as u64) as usize;
+            let draw = cx.rng.next_u64() as usize;
             let first = Instance { lane: LaneId(index as u8), number: mine };
-            if let Some(&&(&id, peer)) = keep.get(pick) {
+            if let Some(&&(&id, peer)) = keep.get(draw % keep.len().max(1)) {
                 let count = (peer.committed[index] - mine).min(STRETCH_MAX);
                 self.ask(ReplicaSet::one(id), vec![Stretch { first, count }], cx);
             } else {
                 // All have forgotten it: their answer says what their state covers.
-                self.ask_for(*ahead[0].0, first, cx);
+                self.ask_for(*ahead[draw % ahead.len()].0, first, cx);
             }
         }
     }

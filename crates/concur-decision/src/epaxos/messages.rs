@@ -194,6 +194,8 @@ pub enum Message {
         committed: Vec<u64>,
         /// Below these numbers everything is forgotten here.
         gone: Vec<u64>,
+        /// Below these numbers everything is executed durably here.
+        floor: Vec<u64>,
     },
     /// What interferes with these reads?
     Query {
@@ -338,7 +340,7 @@ wire_enum!(Message {
     9 => Ask { stretches },
     10 => Answer { decided, rest },
     11 => Forgotten { instance, gone },
-    12 => Summary { committed, gone },
+    12 => Summary { committed, gone, floor },
     13 => Query { read, footprint },
     14 => Bounds { read, deps },
 });

@@ -30,10 +30,11 @@
 //! **Dependencies are a number a lane,** every interfering instance below it. In the coordinator's own lane its own list is
 //! right as it is (its earlier commands are in its index), so that voters add nothing there and reordered messages cost nothing.
 //!
-//! **Forgetting.** What is executed durably here may be forgotten here ([`Floor::Local`]). It is decided, so a forgetter answers
-//! every question about it with "decided, fetch my state"; recovery counts only those who remember; and its index answers with
-//! at least the bound of what it evicted, so that nothing interfering goes unlisted. (Validation, were it added, would ask about
-//! executed instances, and then the floor must be what all voters executed.)
+//! **Forgetting.** What is executed durably here may be forgotten here ([`Floor::Local`]), so that a dead voter pins nothing; but it
+//! is kept until all voters have executed it, as long as memory allows. It is decided, so a forgetter answers every question about
+//! it with "decided, fetch my state"; recovery counts only those who remember; and the index answers with at least the bound of
+//! what was evicted from it, so that nothing interfering goes unlisted. (Validation, were it added, would ask about executed
+//! instances, and then the floor must be what all voters executed.)
 //!
 //! Not here: fast quorums that survive two failures (5 of 7, 3 of 5), weights, an order on reads of several keys, batching,
 //! execution, at-most-once. Nor a bound on components: whoever submits must hold back while much of its own is not executed.
@@ -78,8 +79,6 @@ pub struct EPaxos {
     conflicts: Conflicts,
     /// Executed durably, in each lane below this number.
     floor: Vec<u64>,
-    /// The floor one tick ago, and so known to most coordinators: up to here the index may be evicted without slow paths.
-    floor_aged: Vec<u64>,
     /// Decided, executed, and not held here any more, unless it is still among the votes.
     gone: Frontier,
     /// Decided instances below the floor that are kept for replicas that lag, oldest first, and their bytes.
@@ -178,6 +177,7 @@ struct Reading {
 struct Peer {
     committed: Vec<u64>,
     gone: Vec<u64>,
+    floor: Vec<u64>,
     /// For how many ticks nothing was heard.
     silent: u32,
     /// Whether its connection broke.
@@ -301,7 +301,7 @@ impl EPaxos {
             Message::Ask { stretches } => self.tell(from, &stretches, cx),
             Message::Answer { decided, rest } => self.learn_all(from, decided, rest, cx),
             Message::Forgotten { instance, gone } => self.note_forgotten(from, instance, gone, cx),
-            Message::Summary { committed, gone } => self.compare(from, committed, gone, cx),
+            Message::Summary { committed, gone, floor } => self.compare(from, [committed, gone, floor], cx),
             Message::Query { read, footprint } => self.bound(from, read, &footprint, cx),
             Message::Bounds { read, deps } => self.count_bounds(from, read, &deps, cx),
         }
@@ -336,7 +336,7 @@ impl EPaxos {
                 decided.iter().all(|decided| lane(&decided.instance) && list(&decided.deps))
                     && rest.as_ref().is_none_or(|stretch| lane(&stretch.first))
             }
-            Message::Summary { committed, gone } => committed.len() == lanes && gone.len() == lanes,
+            Message::Summary { committed, gone, floor } => [committed, gone, floor].into_iter().all(|list| list.len() == lanes),
             Message::Query { .. } => true,
             Message::Bounds { deps, .. } => list(deps),
         }

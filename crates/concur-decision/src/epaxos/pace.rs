@@ -1,7 +1,7 @@
 //! Pace: the heartbeat, by which everything that may have been lost is sent again, suspected, caught up with or given up. It
 //! beats while anything is undecided, read or not known by all, and rests when nothing is.
 
-use super::{Chosen, EPaxos, Message, Stage, ZERO, chosen_value};
+use super::{Chosen, EPaxos, Message, Peer, Stage, ZERO, chosen_value};
 use concur_core::{Context, Instance, ReplicaId, ReplicaSet, Ticket};
 
 /// How many instances one replica recovers at a time.
@@ -29,14 +29,26 @@ impl EPaxos {
         self.review_reads(cx);
         self.catch_up(cx);
         self.fetch_what_is_forgotten(cx);
-        self.conflicts.evict(&self.floor_aged);
-        self.floor_aged.clone_from(&self.floor);
+        self.evict(cx);
+        self.forget(cx);
         // What is said here is not relied on: whoever believes it asks.
-        let summary = Message::Summary { committed: self.committed(), gone: self.gone_below() };
+        let summary = Message::Summary { committed: self.committed(), gone: self.gone_below(), floor: self.floor.clone() };
         cx.send_after(Ticket(0), cx.config.others(), summary);
         if self.is_busy() {
             self.wake(cx);
         }
+    }
+
+    /// Takes out of the index what is executed durably here and at every voter that lives: their lists cover their floors, so that
+    /// a bound below those adds nothing to them and costs no slow path.
+    fn evict(&mut self, cx: &Context<Self>) {
+        let bounds = self.floor_of(|peer| self.lives(peer, cx));
+        self.conflicts.evict(&bounds);
+    }
+
+    /// Whether a peer seems to live.
+    pub(super) fn lives(&self, peer: &Peer, cx: &Context<Self>) -> bool {
+        !peer.down && peer.silent <= self.election_ticks(cx)
     }
 
     fn is_busy(&self) -> bool {
@@ -145,4 +157,3 @@ fn rank(voters: &[ReplicaId], coordinator: usize, me: ReplicaId) -> u32 {
     let mine = voters.iter().position(|&id| id == me).expect("only voters recover");
     ((mine + voters.len() - coordinator) % voters.len()) as u32
 }
-

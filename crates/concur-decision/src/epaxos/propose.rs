@@ -126,8 +126,7 @@ impl EPaxos {
         if answers.len() < self.limits.slow {
             return;
         }
-        let silent = |id: &ReplicaId| self.peers.get(id).is_some_and(|peer| peer.down || peer.silent > self.election_ticks(cx));
-        let may_answer = self.voters.iter().filter(|&id| !answers.contains(*id) && !silent(id)).count();
+        let may_answer = self.peers.iter().filter(|(id, peer)| !answers.contains(**id) && self.lives(peer, cx)).count();
         let hopeless = equal.len() + may_answer < self.limits.fast;
         if seal || impatient || hopeless || equal != answers {
             let union = union.clone();

@@ -128,7 +128,9 @@ impl EPaxos {
     /// Something happened to an instance that somebody else drives: wait for it afresh.
     pub(super) fn moved(&mut self, instance: Instance, cx: &mut Context<Self>) {
         self.watch(instance, cx);
-        self.watches.entry(instance).and_modify(|watch| *watch = Watch { attempts: watch.attempts, round: watch.round, ..Watch::default() });
+        self.watches
+            .entry(instance)
+            .and_modify(|watch| *watch = Watch { attempts: watch.attempts, round: watch.round, ..Watch::default() });
     }
 }
 

@@ -16,7 +16,6 @@ pub(super) fn restart(boot: Boot<EPaxos>, cx: &mut Context<EPaxos>) -> Result<EP
     if boot.mark.frontier.epoch == this.gone.epoch {
         this.cover(&boot.mark.frontier);
         this.floor = (0..this.lanes.len()).map(|lane| boot.mark.frontier.below(LaneId(lane as u8))).collect();
-        this.floor_aged.clone_from(&this.floor);
     }
     this.index_again();
     if let Some(lane) = this.lane {
@@ -35,7 +34,7 @@ pub(super) fn restart(boot: Boot<EPaxos>, cx: &mut Context<EPaxos>) -> Result<EP
 fn empty(cx: &Context<EPaxos>) -> EPaxos {
     let voters: Vec<ReplicaId> = cx.config.voters().iter().collect();
     let lanes = voters.len();
-    let peer = || Peer { committed: vec![0; lanes], gone: vec![0; lanes], silent: 0, down: false };
+    let peer = || Peer { committed: vec![0; lanes], gone: vec![0; lanes], floor: vec![0; lanes], silent: 0, down: false };
     EPaxos {
         me: cx.config.me,
         lane: cx.config.index().map(|index| LaneId(index as u8)),
@@ -44,7 +43,6 @@ fn empty(cx: &Context<EPaxos>) -> EPaxos {
         lanes: vec![Lane::default(); lanes],
         conflicts: Conflicts::new(lanes),
         floor: vec![0; lanes],
-        floor_aged: vec![0; lanes],
         gone: Frontier::start(cx.config.epoch),
         retained: VecDeque::new(),
         retained_bytes: 0,
@@ -138,7 +136,11 @@ impl EPaxos {
     }
 
     fn check_list(&self, instance: Instance, deps: &Deps) -> Result<(), Corrupt> {
-        if deps.0.len() == self.lanes.len() { Ok(()) } else { Err(Corrupt::new(format!("dependencies of {instance}: wrong number of lanes"))) }
+        if deps.0.len() == self.lanes.len() {
+            Ok(())
+        } else {
+            Err(Corrupt::new(format!("dependencies of {instance}: wrong number of lanes")))
+        }
     }
 
     fn vote_of_record(&mut self, instance: Instance) -> Result<&mut Vote, Corrupt> {
@@ -232,7 +234,7 @@ impl EPaxos {
         ids
     }
 
-    /// Everything below `frontier` is executed durably here. As much of it as the configuration allows is kept for those that lag.
+    /// Everything below `frontier` is executed durably here.
     pub(super) fn raise_floor(&mut self, frontier: &Frontier, cx: &mut Context<Self>) {
         if frontier.epoch != self.gone.epoch {
             return;
@@ -247,19 +249,42 @@ impl EPaxos {
         }
     }
 
-    /// Numbers from `old` to `new` of a lane pass below the floor: the oldest that are kept make room.
+    /// Numbers from `old` to `new` of a lane pass below the floor.
     fn retain(&mut self, lane: LaneId, old: u64, new: u64, cx: &Context<Self>) {
         let votes = &self.lanes[usize::from(lane.0)].votes;
         for (&number, vote) in votes.range(old..new) {
             self.retained.push_back(Instance { lane, number });
             self.retained_bytes += kept_bytes(vote);
         }
-        while self.retained_bytes > cx.config.retained_bytes_max {
-            let instance = self.retained.pop_front().expect("bytes are of something");
+        self.forget(cx);
+    }
+
+    /// Forgets what every voter has executed durably; beyond the bytes allowed, what those have that live; beyond four times as
+    /// many, the oldest. (Two replicas that forget what the other lacks cannot help each other: each executed what the other did
+    /// not, and no state covers both. So those that live are waited for, while memory lasts.)
+    pub(super) fn forget(&mut self, cx: &Context<Self>) {
+        let (all, living) = (self.floor_of(|_| true), self.floor_of(|peer| self.lives(peer, cx)));
+        let max = cx.config.retained_bytes_max;
+        while let Some(&instance) = self.retained.front() {
+            let below = |bounds: &[u64]| instance.number < bounds[usize::from(instance.lane.0)];
+            let bytes = self.retained_bytes;
+            if !(below(&all) || (bytes > max && below(&living)) || bytes > max.saturating_mul(4)) {
+                return;
+            }
+            self.retained.pop_front();
             let vote = self.lane_mut(instance.lane).votes.remove(&instance.number);
             self.retained_bytes -= vote.as_ref().map_or(0, kept_bytes);
             self.gone.insert(instance);
         }
+    }
+
+    /// Below these numbers everything is executed durably here and at the peers asked about.
+    pub(super) fn floor_of(&self, counts: impl Fn(&Peer) -> bool) -> Vec<u64> {
+        let mut bounds = self.floor.clone();
+        for peer in self.peers.values().filter(|peer| counts(peer)) {
+            bounds.iter_mut().zip(&peer.floor).for_each(|(bound, floor)| *bound = (*bound).min(*floor));
+        }
+        bounds
     }
 }
 
