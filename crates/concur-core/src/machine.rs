@@ -20,6 +20,11 @@ pub trait StateMachine: 'static {
     /// Answers a read from the state as it is.
     fn query(&self, query: &[u8]) -> Bytes;
 
+    /// What a query reads.
+    fn query_footprint(&self, _query: &[u8]) -> Footprint {
+        Footprint::Everything
+    }
+
     /// What changed in the durable image since the last call. Without an implementation of its own, everything.
     fn changes(&mut self) -> Vec<Change> {
         self.image().map(|(key, value)| Change { key, value: Some(value) }).collect()

@@ -34,6 +34,13 @@ impl StateMachine for Kv {
         Reply::Read(answer).to_bytes()
     }
 
+    fn query_footprint(&self, query: &[u8]) -> Footprint {
+        match Query::from_bytes(&Bytes::copy_from_slice(query)) {
+            Ok(query) => footprint(&Command::Read(query), self.config.ordering),
+            Err(_) => Footprint::Everything,
+        }
+    }
+
     fn changes(&mut self) -> Vec<Change> {
         Kv::changes(self)
     }

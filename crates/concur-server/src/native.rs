@@ -1,60 +1,33 @@
-//! The native front door: commands with sessions, and reads at a level, for any namespace and state machine.
+//! The native front door: commands with sessions, reads at a level and watches, for any namespace and state machine.
 //!
 //! Commands and queries are bytes in the encoding of the namespace's state machine. A namespace in which this node does not vote
 //! is refused with the names of those that do.
 //!
-//! Left out: levels other than strong and eventual, and watches, which etcd's API on the same port serves for its namespace.
+//! A status says what its caller must know to try again: `ResourceExhausted` and `Unavailable` that nothing was done,
+//! `DeadlineExceeded` that it may be done yet, `Aborted` that the session is not known and nothing was done,
+//! `FailedPrecondition` that another node is to be asked. What is left is wrong wherever it is asked.
+//!
+//! Left out: levels other than strong and eventual. A weaker level than strong that this node does not serve is served strongly.
 
-use crate::driver::{Answer, GroupStatus, Handle};
+mod namespace;
+mod watch;
+
+pub(crate) use namespace::Namespace;
+
+use crate::door::Door;
+use crate::driver::GroupStatus;
 use crate::node::NodeOptions;
 use crate::peers::Me;
 use bytes::Bytes;
-use concur_core::{Footprint, SessionId, StateMachine};
+use concur_core::SessionId;
+use concur_proto::concur::v1 as pb;
 use concur_proto::concur::v1::concur_server::Concur;
-use concur_proto::concur::v1::{
-    ExecuteReply, ExecuteRequest, GroupStatus as WireGroup, Level as WireLevel, ReadReply, ReadRequest, Stamp, StatusReply, StatusRequest,
-    WatchReply, WatchRequest,
-};
 use concur_replica::{InSession, Level, Refused, Stamp as ReplicaStamp};
 use std::collections::BTreeMap;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
-
-/// The number in a session that opens it.
-pub const OPENS: u64 = 0;
-
-type Soon<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-
-/// One namespace, whatever its state machine.
-pub(crate) trait Namespace: Send + Sync {
-    fn execute(&self, session: Option<InSession>, body: Bytes, timeout: Duration) -> Soon<Answer>;
-    fn open_session(&self, session: SessionId, timeout: Duration) -> Soon<Answer>;
-    fn query(&self, level: Level, body: Bytes, timeout: Duration) -> Soon<Answer>;
-    fn status(&self) -> Soon<Result<GroupStatus, Refused>>;
-}
-
-impl<M: StateMachine> Namespace for Handle<M> {
-    fn execute(&self, session: Option<InSession>, body: Bytes, timeout: Duration) -> Soon<Answer> {
-        let handle = self.clone();
-        Box::pin(async move { Handle::execute(&handle, session, body, timeout).await })
-    }
-    fn open_session(&self, session: SessionId, timeout: Duration) -> Soon<Answer> {
-        let handle = self.clone();
-        Box::pin(async move { Handle::open_session(&handle, session, timeout).await })
-    }
-    fn query(&self, level: Level, body: Bytes, timeout: Duration) -> Soon<Answer> {
-        let handle = self.clone();
-        // What a query touches is known to the state machine only; a read of everything is as fresh.
-        Box::pin(async move { Handle::query(&handle, level, Footprint::Everything, body, timeout).await })
-    }
-    fn status(&self) -> Soon<Result<GroupStatus, Refused>> {
-        let handle = self.clone();
-        Box::pin(async move { Handle::status(&handle).await })
-    }
-}
 
 /// The native API of one node.
 #[derive(Clone)]
@@ -70,6 +43,8 @@ struct Shared {
     request_time_max: Duration,
     request_bytes_max: usize,
     namespaces: BTreeMap<String, Arc<dyn Namespace>>,
+    /// Where watches of a namespace are asked for, if it has any.
+    doors: BTreeMap<String, Door>,
     /// Who votes in the namespaces that are not here.
     elsewhere: BTreeMap<String, String>,
 }
@@ -81,7 +56,12 @@ impl std::fmt::Debug for Native {
 }
 
 impl Native {
-    pub(crate) fn new(options: &NodeOptions, me: Me, namespaces: BTreeMap<String, Arc<dyn Namespace>>) -> Self {
+    pub(crate) fn new(
+        options: &NodeOptions,
+        me: Me,
+        namespaces: BTreeMap<String, Arc<dyn Namespace>>,
+        doors: BTreeMap<String, Door>,
+    ) -> Self {
         let own = &options.members[usize::from(options.me.0)];
         let voters = |group: &crate::node::GroupOptions| {
             let names = group.quorums.voters.iter().filter_map(|id| options.members.get(usize::from(id.0)));
@@ -97,6 +77,7 @@ impl Native {
             request_bytes_max: options.request_bytes_max,
             elsewhere: away.map(|group| (group.name.clone(), voters(group))).collect(),
             namespaces,
+            doors,
         };
         Self { shared: Arc::new(shared) }
     }
@@ -118,18 +99,19 @@ impl Native {
         if own.is_zero() { self.shared.request_time_max } else { own.min(self.shared.request_time_max) }
     }
 
-    fn stamp(&self, namespace: &str, stamp: ReplicaStamp) -> Option<Stamp> {
+    fn stamp(&self, namespace: &str, stamp: ReplicaStamp) -> Option<pb::Stamp> {
         let level = match stamp.level {
-            Level::Strong => WireLevel::Strong,
-            Level::Eventual => WireLevel::Eventual,
+            Level::Strong => pb::Level::Strong,
+            Level::Eventual => pb::Level::Eventual,
         };
-        Some(Stamp {
+        Some(pb::Stamp {
             level: level as i32,
             namespace: namespace.to_owned(),
             epoch: stamp.epoch.0,
-            revision: stamp.position,
+            position: stamp.position,
             node: self.shared.node,
             region: self.shared.region.clone(),
+            name: self.shared.name.clone(),
             token: Bytes::new(),
         })
     }
@@ -137,50 +119,58 @@ impl Native {
 
 #[tonic::async_trait]
 impl Concur for Native {
-    type WatchStream = tokio_stream::Empty<Result<WatchReply, Status>>;
+    type WatchStream = ReceiverStream<Result<pb::WatchReply, Status>>;
 
-    async fn execute(&self, request: Request<ExecuteRequest>) -> Result<Response<ExecuteReply>, Status> {
+    async fn open_session(&self, request: Request<pb::OpenSessionRequest>) -> Result<Response<pb::OpenSessionReply>, Status> {
+        let request = request.into_inner();
+        let (name, namespace) = self.namespace(&request.namespace)?;
+        if request.session == 0 {
+            return Err(Status::invalid_argument("a session has a number that is not 0"));
+        }
+        let timeout = self.timeout(request.deadline_ms);
+        let reply = namespace.open_session(SessionId(request.session), timeout).await.map_err(refused)?;
+        Ok(Response::new(pb::OpenSessionReply { stamp: self.stamp(name, reply.stamp) }))
+    }
+
+    async fn execute(&self, request: Request<pb::ExecuteRequest>) -> Result<Response<pb::ExecuteReply>, Status> {
         let request = request.into_inner();
         let (name, namespace) = self.namespace(&request.namespace)?;
         if request.command.len() > self.shared.request_bytes_max {
             return Err(Status::invalid_argument(format!("a command has at most {} bytes", self.shared.request_bytes_max)));
         }
-        let timeout = self.timeout(request.deadline_ms);
+        let (number, received_below) = (request.number, request.received_below);
+        if received_below > number {
+            return Err(Status::invalid_argument("the reply to this command was received already"));
+        }
         let session = SessionId(request.session);
-        let answer = match (request.session, request.number) {
-            (0, _) => namespace.execute(None, request.command, timeout).await,
-            (_, OPENS) => namespace.open_session(session, timeout).await,
-            // A session of this door has one command under way: its client has every earlier reply.
-            (_, number) => namespace.execute(Some(InSession { session, number, received_below: number }), request.command, timeout).await,
-        };
-        let reply = answer.map_err(refused)?;
-        Ok(Response::new(ExecuteReply { reply: reply.body, stamp: self.stamp(name, reply.stamp) }))
+        let place = (request.session != 0).then_some(InSession { session, number, received_below });
+        let reply = namespace.execute(place, request.command, self.timeout(request.deadline_ms)).await.map_err(refused)?;
+        Ok(Response::new(pb::ExecuteReply { reply: reply.body, stamp: self.stamp(name, reply.stamp) }))
     }
 
-    async fn read(&self, request: Request<ReadRequest>) -> Result<Response<ReadReply>, Status> {
+    async fn read(&self, request: Request<pb::ReadRequest>) -> Result<Response<pb::ReadReply>, Status> {
         let request = request.into_inner();
         let (name, namespace) = self.namespace(&request.namespace)?;
-        let level = match WireLevel::try_from(request.level) {
-            Ok(WireLevel::Strong) => Level::Strong,
-            Ok(WireLevel::Eventual) => Level::Eventual,
+        let level = match pb::Level::try_from(request.level) {
+            Ok(pb::Level::Eventual) => Level::Eventual,
             // A stronger level than was asked for is never wrong.
             Ok(_) => Level::Strong,
             Err(_) => return Err(Status::invalid_argument("an unknown level")),
         };
         let reply = namespace.query(level, request.query, self.timeout(request.deadline_ms)).await.map_err(refused)?;
-        Ok(Response::new(ReadReply { answer: reply.body, stamp: self.stamp(name, reply.stamp) }))
+        Ok(Response::new(pb::ReadReply { answer: reply.body, stamp: self.stamp(name, reply.stamp) }))
     }
 
-    async fn watch(&self, _: Request<Streaming<WatchRequest>>) -> Result<Response<Self::WatchStream>, Status> {
-        Err(Status::unimplemented("watch through etcd's API, which this port serves too"))
+    async fn watch(&self, request: Request<Streaming<pb::WatchRequest>>) -> Result<Response<Self::WatchStream>, Status> {
+        Ok(Response::new(watch::serve(self.clone(), request.into_inner())))
     }
 
-    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
+    async fn status(&self, _: Request<pb::StatusRequest>) -> Result<Response<pb::StatusReply>, Status> {
         let mut groups = Vec::new();
         for namespace in self.shared.namespaces.values() {
             groups.push(wire_group(namespace.status().await.map_err(refused)?));
         }
-        Ok(Response::new(StatusReply {
+        Ok(Response::new(pb::StatusReply {
             cluster: self.shared.cluster,
             node: self.shared.node,
             name: self.shared.name.clone(),
@@ -190,8 +180,8 @@ impl Concur for Native {
     }
 }
 
-fn wire_group(group: GroupStatus) -> WireGroup {
-    WireGroup {
+fn wire_group(group: GroupStatus) -> pb::GroupStatus {
+    pb::GroupStatus {
         namespace: group.namespace,
         strategy: group.strategy.into(),
         epoch: group.epoch,
@@ -205,13 +195,13 @@ fn wire_group(group: GroupStatus) -> WireGroup {
     }
 }
 
-/// What a client reads when the replica refuses. `Unavailable` and `ResourceExhausted` say that nothing was done.
+/// What a client reads when the replica refuses.
 fn refused(refused: Refused) -> Status {
     match refused {
         Refused::Busy => Status::resource_exhausted("too much waits; nothing was done, try again later"),
         Refused::Expired => Status::unavailable("the time was up before anything was done"),
         Refused::Unknown => Status::deadline_exceeded("the time was up; the command may still be executed"),
-        Refused::NoSession => Status::failed_precondition("the session is not known: it expired or was never opened; nothing was done"),
+        Refused::NoSession => Status::aborted("the session is not known: it expired or was never opened; nothing was done"),
         Refused::Stopping => Status::unavailable("the node is stopping; nothing was done"),
         Refused::NeedsQuery => Status::invalid_argument("in a namespace ordered per key this must be one query"),
         Refused::TooLarge => Status::invalid_argument("the command is larger than a message can carry"),

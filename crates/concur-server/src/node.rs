@@ -186,6 +186,8 @@ pub struct Node<M: StateMachine> {
     wires: Wires,
     clients: Option<Listeners>,
     etcd: Option<Etcd>,
+    /// Where watches are asked for, by namespace.
+    doors: BTreeMap<String, Door>,
     metrics: Vec<Arc<Metrics>>,
     ready: watch::Sender<bool>,
 }
@@ -210,19 +212,20 @@ impl Node<Kv> {
             };
             Kv::new(concur_kv::Config { ordering, quota_bytes, ..concur_kv::Config::default() })
         };
-        let (mut etcd, mut all) = (None, Vec::new());
+        let (mut etcd, mut doors, mut all) = (None, BTreeMap::new(), Vec::new());
         let own = options.clone();
         let mut furnish = |group: &GroupOptions, kv: &Kv, basics: &Basics| -> Option<Box<dyn Desk<Kv>>> {
             let metrics = Arc::new(Metrics::new(basics.identity, own.labels(group)));
             let (door, pulse, jobs) = Door::new(DoorLimits::default());
             all.push(metrics.clone());
+            doors.insert(group.name.clone(), door.clone());
             if group.id == own.etcd_group {
                 etcd = Some(Etcd::new(door, basics.identity, own.etcd_limits(), metrics.clone()));
             }
             Some(Box::new(kv_desk(&own, basics, kv, pulse, jobs, metrics)))
         };
         let mut node = Self::open_with(options, wires, clients, &make, &mut furnish)?;
-        node.etcd = etcd;
+        (node.etcd, node.doors) = (etcd, doors);
         node.metrics = all;
         Ok(node)
     }
@@ -279,8 +282,8 @@ impl<M: StateMachine> Node<M> {
             groups.push(opened);
         }
         let behind = behind.0;
-        let (metrics, ready) = (Vec::new(), watch::channel(false).0);
-        Ok(Self { options, me, dir, log, behind, engine_events, groups, handles, clock, wires, clients, etcd: None, metrics, ready })
+        let (etcd, doors, metrics, ready) = (None, BTreeMap::new(), Vec::new(), watch::channel(false).0);
+        Ok(Self { options, me, dir, log, behind, engine_events, groups, handles, clock, wires, clients, etcd, doors, metrics, ready })
     }
 
     /// A handle to the group of a namespace, if this node takes part in it.
@@ -314,7 +317,7 @@ impl<M: StateMachine> Node<M> {
         };
         if let Some(clients) = self.clients {
             let namespaces = self.handles.iter().map(|(name, handle)| (name.clone(), Arc::new(handle.clone()) as Arc<dyn Namespace>));
-            let native = Native::new(&self.options, self.me, namespaces.collect());
+            let native = Native::new(&self.options, self.me, namespaces.collect(), self.doors);
             let doorway = listen::Doorway::new(self.etcd, native, self.options.request_bytes_max);
             clients.serve(&mut listening, doorway, listen::client_limits(self.options.stop_time_max), closed)?;
         }

@@ -8,17 +8,36 @@ pub struct Stamp {
     pub namespace: ::prost::alloc::string::String,
     #[prost(uint64, tag = "3")]
     pub epoch: u64,
-    /// Revision of the state that answered; 0 for a state machine without revisions.
+    /// How many decisions the state that answered had executed.
     #[prost(uint64, tag = "4")]
-    pub revision: u64,
-    /// Member that answered, and its region.
+    pub position: u64,
+    /// Member that answered, its region and its name.
     #[prost(uint64, tag = "5")]
     pub node: u64,
     #[prost(string, tag = "6")]
     pub region: ::prost::alloc::string::String,
+    #[prost(string, tag = "8")]
+    pub name: ::prost::alloc::string::String,
     /// Encoded frontiers, to be handed back with a later read.
     #[prost(bytes = "bytes", tag = "7")]
     pub token: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OpenSessionRequest {
+    /// Empty: the default namespace.
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    /// Drawn at random by the caller; not 0.
+    #[prost(uint64, tag = "2")]
+    pub session: u64,
+    /// How long the caller waits; 0: the server's limit.
+    #[prost(uint32, tag = "3")]
+    pub deadline_ms: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OpenSessionReply {
+    #[prost(message, optional, tag = "1")]
+    pub stamp: ::core::option::Option<Stamp>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ExecuteRequest {
@@ -36,6 +55,9 @@ pub struct ExecuteRequest {
     /// How long the caller waits; 0: the server's limit.
     #[prost(uint32, tag = "5")]
     pub deadline_ms: u32,
+    /// The caller has the replies to all numbers of the session below this one, and will not ask for them again.
+    #[prost(uint64, tag = "6")]
+    pub received_below: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ExecuteReply {
@@ -174,6 +196,9 @@ pub struct WatchReply {
     /// The watch has ended, for this reason.
     #[prost(string, tag = "4")]
     pub ended: ::prost::alloc::string::String,
+    /// The watch has ended here and may go on at another node.
+    #[prost(bool, tag = "6")]
+    pub elsewhere: bool,
     /// When the watch ended because its history is gone: the oldest revision that is left.
     #[prost(uint64, tag = "5")]
     pub compacted: u64,
@@ -348,6 +373,31 @@ pub mod concur_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
+        /// Opens a session; opening one again is nothing. It ends when it was silent for long.
+        pub async fn open_session(
+            &mut self,
+            request: impl tonic::IntoRequest<super::OpenSessionRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::OpenSessionReply>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/concur.v1.Concur/OpenSession",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("concur.v1.Concur", "OpenSession"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Executes one command, at most once for each (session, number).
         pub async fn execute(
             &mut self,
@@ -442,6 +492,14 @@ pub mod concur_server {
     /// Generated trait containing gRPC methods that should be implemented for use with ConcurServer.
     #[async_trait]
     pub trait Concur: std::marker::Send + std::marker::Sync + 'static {
+        /// Opens a session; opening one again is nothing. It ends when it was silent for long.
+        async fn open_session(
+            &self,
+            request: tonic::Request<super::OpenSessionRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::OpenSessionReply>,
+            tonic::Status,
+        >;
         /// Executes one command, at most once for each (session, number).
         async fn execute(
             &self,
@@ -546,6 +604,51 @@ pub mod concur_server {
         }
         fn call(&mut self, req: http::Request<B>) -> Self::Future {
             match req.uri().path() {
+                "/concur.v1.Concur/OpenSession" => {
+                    #[allow(non_camel_case_types)]
+                    struct OpenSessionSvc<T: Concur>(pub Arc<T>);
+                    impl<
+                        T: Concur,
+                    > tonic::server::UnaryService<super::OpenSessionRequest>
+                    for OpenSessionSvc<T> {
+                        type Response = super::OpenSessionReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::OpenSessionRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Concur>::open_session(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = OpenSessionSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/concur.v1.Concur/Execute" => {
                     #[allow(non_camel_case_types)]
                     struct ExecuteSvc<T: Concur>(pub Arc<T>);

@@ -40,8 +40,6 @@ pub enum Ask<M> {
     Query {
         /// How fresh.
         level: Level,
-        /// What is read.
-        footprint: Footprint,
         /// The query.
         body: Bytes,
         /// When the caller stops waiting.
@@ -131,9 +129,9 @@ impl<M: StateMachine> Handle<M> {
     }
 
     /// Answers a query.
-    pub async fn query(&self, level: Level, footprint: Footprint, body: Bytes, timeout: Duration) -> Answer {
+    pub async fn query(&self, level: Level, body: Bytes, timeout: Duration) -> Answer {
         let deadline = Instant::now() + timeout;
-        self.ask(|reply| Ask::Query { level, footprint, body, deadline, reply }).await?
+        self.ask(|reply| Ask::Query { level, body, deadline, reply }).await?
     }
 
     /// Looks at the state as of a barrier of `level`. In a partial order a strong look is at one key.

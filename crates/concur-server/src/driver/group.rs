@@ -218,8 +218,8 @@ impl<M: StateMachine> Group<M> {
                 let timeout = seat.left(deadline);
                 seat.request(Waiter::Reply(reply), Request::OpenSession { session, timeout });
             }
-            Ask::Query { level, footprint, body, deadline, reply } => {
-                let timeout = seat.left(deadline);
+            Ask::Query { level, body, deadline, reply } => {
+                let (timeout, footprint) = (seat.left(deadline), seat.replica.machine().query_footprint(&body));
                 seat.request(Waiter::Reply(reply), Request::Read { level, footprint, query: Some(body), timeout });
             }
             Ask::Look { level, footprint, deadline, run } => {

@@ -4,8 +4,6 @@
 //! queue that the hub fills, written as they were encoded. A client that has no more to ask keeps its watches; the stream ends
 //! when the client goes, or the hub ends it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use concur_proto::etcdserverpb::watch_create_request::FilterType;
 use concur_proto::etcdserverpb::watch_request::RequestUnion;
 use concur_proto::etcdserverpb::{WatchCreateRequest, WatchRequest as PbRequest};
@@ -26,8 +24,6 @@ const RESPONSES_MAX: usize = 256;
 
 /// Bytes of responses queued for one stream.
 const RESPONSE_BYTES_MAX: usize = 4 << 20;
-
-static STREAMS: AtomicU64 = AtomicU64::new(1);
 
 /// Serves one stream of watches.
 pub(crate) fn serve_watch(etcd: Etcd, request: HttpRequest<Incoming>) -> Answering {
@@ -57,7 +53,7 @@ impl Etcd {
         if needs_leader && self.door.pulse().leader() == 0 {
             return Err(errors::NO_LEADER.into());
         }
-        let stream = StreamId(STREAMS.fetch_add(1, Ordering::Relaxed));
+        let stream = StreamId::next();
         let (outlet, inlet) = queue(self.door.clone(), stream, RESPONSES_MAX, RESPONSE_BYTES_MAX);
         let open = WatchRequest { stream, ask: Ask::Open { outlet, needs_leader } };
         self.door.watch(open).await.map_err(refused)?;

@@ -22,10 +22,19 @@ pub use hub::{Hub, HubLimits};
 pub use queue::{Inlet, Outlet, queue};
 
 use bytes::Bytes;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// One client's stream of watches, named once in a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(pub u64);
+
+impl StreamId {
+    /// A name that no other stream of this process has.
+    pub(crate) fn next() -> Self {
+        static STREAMS: AtomicU64 = AtomicU64::new(1);
+        Self(STREAMS.fetch_add(1, Ordering::Relaxed))
+    }
+}
 
 /// What a stream asks of the hub.
 #[derive(Debug)]
