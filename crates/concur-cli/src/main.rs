@@ -9,6 +9,7 @@
 mod check;
 mod cluster;
 mod config;
+mod demo;
 mod exit;
 mod kv;
 mod lease;
@@ -38,6 +39,9 @@ const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failure, 2 unreachable or unknown,
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Demo(demo::Demo),
+    Kill(demo::Kill),
+    Start(demo::Start),
     Serve(Box<serve::Serve>),
     Validate(config::Validate),
     Explain(config::Explain),
@@ -63,6 +67,9 @@ enum Command {
 impl Command {
     fn run(self) -> Outcome {
         match self {
+            Self::Demo(command) => command.run(),
+            Self::Kill(command) => command.run(),
+            Self::Start(command) => command.run(),
             Self::Serve(command) => command.run(),
             Self::Validate(command) => command.run(),
             Self::Explain(command) => command.run(),

@@ -27,7 +27,7 @@ mod run;
 mod system;
 mod units;
 
-pub use concur_core::{At, Change, Corrupt, Footprint, Span, StateMachine};
+pub use concur_core::{At, Change, Corrupt, Footprint, Span, StateMachine, Strategy};
 pub use concur_decision::{DecisionMaking, Leadership, Optimistic, find, registry};
 pub use concur_kv::Retention;
 pub use concur_network::Volume;
