@@ -1,7 +1,7 @@
 //! A disk in memory that can be crashed, killed, filled, and made to lie. For tests and simulators.
 //!
-//! What was written and not synced is kept apart, a sector of 512 bytes at a time and every version of it: a
-//! [crash](MemDisk::crash) keeps any of the versions, or none, sector by sector, as the caller chooses. After a sync that
+//! What was written and not synced is kept apart, write by write: a [crash](MemDisk::crash) keeps, of every sector of 512 bytes,
+//! any of the versions that were written, or none, as the caller chooses. After a sync that
 //! failed the sectors stay readable but no later sync makes them durable, which is how real kernels behave. Nothing is random
 //! here: choices are the caller's.
 //!
@@ -27,22 +27,64 @@ pub struct MemDisk {
     dies_at: Option<u64>,
     write_fault: Option<WriteFault>,
     sync_fails: bool,
+    /// Space of writes that were synced, to be used again.
+    spare: Vec<Vec<u8>>,
 }
 
 #[derive(Clone, Debug)]
 struct Segment {
     durable: Vec<u8>,
-    /// What differs from it, by sector.
-    cached: BTreeMap<u64, Sector>,
+    /// What was written since the last sync, oldest first.
+    cached: Vec<Write>,
 }
 
-#[derive(Clone, Debug, Default)]
-struct Sector {
-    /// What was written since the last sync, oldest first.
-    versions: Vec<[u8; SECTOR]>,
-    /// A sync failed since: no sync will write it.
+/// Whole sectors that were written at once.
+#[derive(Clone, Debug)]
+struct Write {
+    /// The first sector.
+    first: usize,
+    bytes: Vec<u8>,
+    /// A sync failed since: no sync will write it. Then it is one sector.
     abandoned: bool,
 }
+
+impl Write {
+    fn sectors(&self) -> std::ops::Range<usize> {
+        self.first..self.first + self.bytes.len() / SECTOR
+    }
+
+    fn sector(&self, index: usize) -> &[u8] {
+        let at = (index - self.first) * SECTOR;
+        &self.bytes[at..at + SECTOR]
+    }
+}
+
+impl Segment {
+    /// Makes durable what no failed sync has given up; the space of the writes goes to `spare`.
+    fn sync(&mut self, spare: &mut Vec<Vec<u8>>) {
+        let Segment { durable, cached } = self;
+        for write in cached.iter().filter(|write| !write.abandoned) {
+            let at = write.first * SECTOR;
+            durable[at..at + write.bytes.len()].copy_from_slice(&write.bytes);
+        }
+        let (given_up, synced): (Vec<Write>, Vec<Write>) = std::mem::take(cached).into_iter().partition(|write| write.abandoned);
+        // A sector that was written again since is as good as new.
+        let again = |write: &Write| synced.iter().any(|other| other.sectors().contains(&write.first));
+        *cached = given_up.into_iter().filter(|write| !again(write)).collect();
+        spare.extend(synced.into_iter().map(|write| write.bytes));
+        spare.truncate(SPARE_MAX);
+    }
+
+    /// Gives up everything that was written: it stays readable, sector by sector.
+    fn give_up(&mut self) {
+        let whole = std::mem::take(&mut self.cached);
+        let sector = |write: &Write, index| Write { first: index, bytes: write.sector(index).to_vec(), abandoned: true };
+        self.cached = whole.iter().flat_map(|write| write.sectors().map(move |index| sector(write, index))).collect();
+    }
+}
+
+/// How many writes' space is kept.
+const SPARE_MAX: usize = 4;
 
 /// What becomes of the next write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +107,15 @@ pub enum WriteFault {
 
 impl Default for MemDisk {
     fn default() -> Self {
-        MemDisk { segments: BTreeMap::new(), capacity_bytes: u64::MAX, operations: 0, dies_at: None, write_fault: None, sync_fails: false }
+        MemDisk {
+            segments: BTreeMap::new(),
+            capacity_bytes: u64::MAX,
+            operations: 0,
+            dies_at: None,
+            write_fault: None,
+            sync_fails: false,
+            spare: Vec::new(),
+        }
     }
 }
 
@@ -74,11 +124,15 @@ impl MemDisk {
     /// the others keep one of its versions, oldest first.
     pub fn crash(&mut self, mut choose: impl FnMut(u64) -> u64) {
         for segment in self.segments.values_mut() {
-            for (index, sector) in std::mem::take(&mut segment.cached) {
-                let choice = choose(sector.versions.len() as u64 + 1) as usize;
-                if let Some(bytes) = choice.checked_sub(1).and_then(|version| sector.versions.get(version)) {
-                    let at = index as usize * SECTOR;
-                    segment.durable[at..at + SECTOR].copy_from_slice(bytes);
+            let cached = std::mem::take(&mut segment.cached);
+            let mut versions: Vec<(usize, usize)> =
+                cached.iter().enumerate().flat_map(|(order, write)| write.sectors().map(move |index| (index, order))).collect();
+            versions.sort_unstable();
+            for versions in versions.chunk_by(|a, b| a.0 == b.0) {
+                let choice = choose(versions.len() as u64 + 1) as usize;
+                if let Some(&(index, order)) = choice.checked_sub(1).and_then(|version| versions.get(version)) {
+                    let at = index * SECTOR;
+                    segment.durable[at..at + SECTOR].copy_from_slice(cached[order].sector(index));
                 }
             }
         }
@@ -128,8 +182,9 @@ impl MemDisk {
             return false;
         };
         segment.durable[offset as usize] ^= mask;
-        if let Some(sector) = segment.cached.get_mut(&(offset / SECTOR as u64)) {
-            sector.versions.iter_mut().for_each(|version| version[offset as usize % SECTOR] ^= mask);
+        let offset = offset as usize;
+        for write in segment.cached.iter_mut().filter(|write| write.sectors().contains(&(offset / SECTOR))) {
+            write.bytes[offset - write.first * SECTOR] ^= mask;
         }
         true
     }
@@ -165,11 +220,10 @@ impl MemDisk {
         if offset + bytes.len() as u64 > segment.durable.len() as u64 {
             return Err(io::Error::new(ErrorKind::InvalidInput, "a write beyond the end of a segment"));
         }
-        for (index, chunk) in bytes.chunks_exact(SECTOR).enumerate() {
-            let sector = segment.cached.entry(offset / SECTOR as u64 + index as u64).or_default();
-            sector.abandoned = false;
-            sector.versions.push(chunk.try_into().expect("a whole sector"));
-        }
+        let mut space = self.spare.pop().unwrap_or_default();
+        space.clear();
+        space.extend_from_slice(&bytes[..bytes.len() / SECTOR * SECTOR]);
+        segment.cached.push(Write { first: offset as usize / SECTOR, bytes: space, abandoned: false });
         Ok(())
     }
 }
@@ -187,7 +241,7 @@ impl Disk for MemDisk {
         if self.used_bytes().saturating_add(bytes) > self.capacity_bytes {
             return Err(io::Error::new(ErrorKind::StorageFull, "no space left on the simulated disk"));
         }
-        self.segments.insert(id, Segment { durable: vec![0; bytes as usize], cached: BTreeMap::new() });
+        self.segments.insert(id, Segment { durable: vec![0; bytes as usize], cached: Vec::new() });
         Ok(())
     }
 
@@ -215,10 +269,13 @@ impl Disk for MemDisk {
         let start = offset as usize;
         let bytes = segment.durable.get(start..start + into.len());
         into.copy_from_slice(bytes.ok_or_else(|| io::Error::from(ErrorKind::UnexpectedEof))?);
-        let first = offset / SECTOR as u64;
-        for (index, sector) in segment.cached.range(first..first + (into.len() / SECTOR) as u64) {
-            let at = (index - first) as usize * SECTOR;
-            into[at..at + SECTOR].copy_from_slice(sector.versions.last().expect("a cached sector was written"));
+        let wanted = start / SECTOR..(start + into.len()) / SECTOR;
+        for write in &segment.cached {
+            let sectors = write.sectors();
+            for index in sectors.start.max(wanted.start)..sectors.end.min(wanted.end) {
+                let at = (index - wanted.start) * SECTOR;
+                into[at..at + SECTOR].copy_from_slice(write.sector(index));
+            }
         }
         Ok(())
     }
@@ -253,17 +310,10 @@ impl Disk for MemDisk {
             return Err(dead());
         }
         if std::mem::take(&mut self.sync_fails) {
-            segment.cached.values_mut().for_each(|sector| sector.abandoned = true);
+            segment.give_up();
             return Err(io::Error::other("the simulated disk could not sync"));
         }
-        let Segment { durable, cached } = segment;
-        cached.retain(|index, sector| {
-            if !sector.abandoned {
-                let at = *index as usize * SECTOR;
-                durable[at..at + SECTOR].copy_from_slice(sector.versions.last().expect("a cached sector was written"));
-            }
-            sector.abandoned
-        });
+        segment.sync(&mut self.spare);
         Ok(())
     }
 }
