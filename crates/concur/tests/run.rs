@@ -1,7 +1,9 @@
 //! Whole systems in this program.
 
 use bytes::Bytes;
-use concur::{At, Change, Corrupt, Footprint, Level, Namespace, Network, Order, StateMachine, System, Transport, Volume};
+use concur::{
+    At, Change, Corrupt, Footprint, Level, Limits, Member, Namespace, Network, Order, StateMachine, StoreError, System, Transport, Volume,
+};
 use std::time::{Duration, Instant};
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -114,5 +116,52 @@ fn a_state_machine_of_ones_own_is_replicated() {
         assert_eq!(sum, 9);
         assert_eq!(Level::Strong, Namespace::new("x").reads);
         cluster.stop().await.unwrap();
+    });
+}
+
+/// Three members with addresses of their own, so that each can be stopped and started alone.
+fn apart(directory: &std::path::Path, strategy: concur::Strategy) -> System {
+    let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let members = (1..=3).map(|i| Member::new(format!("n{i}"), free(), free())).collect();
+    let limits = Limits { checkpoint_bytes: 64 << 10, retained_bytes_max: 32 << 10, ..Limits::default() };
+    System { members, limits, decision_making: strategy.into(), data_dir: directory.into(), ..System::default() }
+}
+
+#[test]
+fn a_member_that_missed_more_than_is_kept_gets_the_state_and_checkpoints_recover() {
+    runtime().block_on(async {
+        for strategy in concur::registry() {
+            let name = strategy.traits.name;
+            let directory = std::env::temp_dir().join(format!("concur-test-apart-{name}-{}", std::process::id()));
+            let system = apart(&directory, *strategy);
+            let (first, second) = (system.node("n1").await.unwrap(), system.node("n2").await.unwrap());
+            let third = system.node("n3").await.unwrap();
+            let value = "v".repeat(1000);
+            eventually(|| async { first.store("default").unwrap().put("k0", &value).await }).await;
+            third.stop().await.unwrap();
+            let (one, two) = (first.store("default").unwrap(), second.store("default").unwrap());
+            for i in 1..600 {
+                let (store, key) = (if i % 2 == 0 { &one } else { &two }, format!("k{i}"));
+                eventually(|| store.put(&key, &value)).await;
+            }
+            // Both restart from a checkpoint; the third lacks what they no longer keep.
+            first.stop().await.unwrap();
+            second.stop().await.unwrap();
+            let mut again = Vec::new();
+            for member in ["n1", "n2", "n3"] {
+                again.push(system.node(member).await.unwrap());
+            }
+            let third = again[2].store("default").unwrap();
+            eventually(|| async { third.get("k599").await?.ok_or(StoreError::Refused(concur::Refused::Unknown)) }).await;
+            for i in 0..600 {
+                let key = format!("k{i}");
+                let held = third.get_eventual(&key).await.unwrap();
+                assert_eq!(held.as_deref(), Some(value.as_bytes()), "{name}: {key}");
+            }
+            for member in again {
+                member.stop().await.unwrap();
+            }
+            std::fs::remove_dir_all(directory).unwrap();
+        }
     });
 }
