@@ -358,7 +358,8 @@ impl<M: StateMachine> Cluster<M> {
 }
 
 impl<M> Running<M> {
-    fn leave(&self) {
+    /// Tells it to stop, as [`Running::stop`] does, without waiting for it.
+    pub fn leave(&self) {
         let _ = self.stop.send(true);
     }
 }

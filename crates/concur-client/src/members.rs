@@ -1,0 +1,76 @@
+//! The members that a client knows, and which of them it speaks to.
+
+use crate::ClientError;
+use concur_proto::concur::v1::concur_client::ConcurClient;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tonic::transport::{Channel, Endpoint};
+
+/// A member by its place in the list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place(usize);
+
+/// The members, each connected to when it is first spoken to and again when the connection is lost.
+#[derive(Debug)]
+pub(crate) struct Members {
+    channels: Vec<(String, Channel)>,
+    current: AtomicUsize,
+}
+
+/// How often a silent connection is asked whether it lives, and how long it may take to say so.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+const PING_TIME_MAX: Duration = Duration::from_secs(3);
+
+impl Members {
+    pub(crate) fn new(endpoints: &[String], connect_time_max: Duration) -> Result<Self, ClientError> {
+        if endpoints.is_empty() {
+            return Err(ClientError::Options("a client needs at least one endpoint".into()));
+        }
+        let channel = |endpoint: &String| {
+            let address = endpoint.strip_prefix("http://").unwrap_or(endpoint).trim_end_matches('/');
+            let wrong = |error: &dyn std::fmt::Display| ClientError::Options(format!("`{endpoint}` is no endpoint: {error}"));
+            if address.contains("://") {
+                return Err(wrong(&"it is host:port, and TLS is not built in"));
+            }
+            let to = Endpoint::from_shared(format!("http://{address}")).map_err(|error| wrong(&error))?;
+            let to = to
+                .connect_timeout(connect_time_max)
+                .tcp_nodelay(true)
+                .http2_keep_alive_interval(PING_INTERVAL)
+                .keep_alive_timeout(PING_TIME_MAX);
+            Ok((address.to_owned(), to.connect_lazy()))
+        };
+        let channels = endpoints.iter().map(channel).collect::<Result<_, _>>()?;
+        Ok(Self { channels, current: AtomicUsize::new(0) })
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.channels.len()
+    }
+
+    /// The member to speak to.
+    pub(crate) fn current(&self, bytes_max: usize) -> (Place, ConcurClient<Channel>) {
+        let at = self.current.load(Ordering::Relaxed) % self.channels.len();
+        (Place(at), client(&self.channels[at].1, bytes_max))
+    }
+
+    /// Its address.
+    pub(crate) fn address(&self, place: Place) -> &str {
+        &self.channels[place.0].0
+    }
+
+    /// Every member.
+    pub(crate) fn all(&self, bytes_max: usize) -> impl Iterator<Item = (&str, ConcurClient<Channel>)> {
+        self.channels.iter().map(move |(address, channel)| (address.as_str(), client(channel, bytes_max)))
+    }
+
+    /// Speaks to the next member from now on, unless somebody moved on from this one already.
+    pub(crate) fn leave(&self, place: Place) {
+        let next = (place.0 + 1) % self.channels.len();
+        let _ = self.current.compare_exchange(place.0, next, Ordering::Relaxed, Ordering::Relaxed);
+    }
+}
+
+fn client(channel: &Channel, bytes_max: usize) -> ConcurClient<Channel> {
+    ConcurClient::new(channel.clone()).max_decoding_message_size(bytes_max)
+}
