@@ -70,7 +70,8 @@ impl EPaxos {
         let mut left_behind = Vec::new();
         for (&instance, lead) in &mut self.leads {
             lead.ticks = lead.ticks.saturating_add(1);
-            if lead.overtaken && lead.ticks > patience {
+            // What is decided here and waits for the disk is driven to its end, however slow the disk is.
+            if lead.overtaken && lead.ticks > patience && lead.stage != Stage::Durable {
                 left_behind.push(instance);
             } else if lead.ticks >= 2 && (lead.ticks.is_power_of_two() || lead.ticks.is_multiple_of(16)) {
                 due.push(instance);

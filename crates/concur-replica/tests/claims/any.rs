@@ -222,7 +222,8 @@ fn a_transfer_outlives_its_source_its_receiver_and_bad_links() {
 #[test]
 fn whatever_is_lost_in_crashes_nothing_acknowledged_is_and_nothing_runs_twice() {
     for setup in setups(3) {
-        for seed in 0..12 {
+        // 162: an overtaken coordinator whose fast commit waits for a slow disk still executes it.
+        for seed in (0..10).chain([162]) {
             let mut rng = Rng::new(seed);
             let retained_bytes_max = if seed % 2 == 0 { 0 } else { 1 << 20 };
             let mut pump = ready(Setup { seed, retained_bytes_max, ..setup.clone() });
