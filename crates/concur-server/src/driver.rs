@@ -231,7 +231,7 @@ impl<M: StateMachine> Driver<M> {
                         group.seat.offer(Event::Peer(id, health));
                     }
                 }
-                FromPeer::Met(id, life) => self.met(id, life)?,
+                FromPeer::Met(id, life, client_urls) => self.met(id, life, &client_urls)?,
             }
         }
         self.from_peers = events;
@@ -247,7 +247,10 @@ impl<M: StateMachine> Driver<M> {
     }
 
     /// Remembers durably under which life a peer was met, before anything it says counts.
-    fn met(&mut self, id: ReplicaId, life: Life) -> Result<(), NodeError> {
+    fn met(&mut self, id: ReplicaId, life: Life, client_urls: &[String]) -> Result<(), NodeError> {
+        for desk in self.parts.groups.iter_mut().filter_map(|group| group.desk.as_mut()) {
+            desk.met(id, client_urls);
+        }
         let known = self.parts.lives.entry(id).or_default();
         if *known != life {
             *known = (*known).max(life);

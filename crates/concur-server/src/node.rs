@@ -271,13 +271,15 @@ impl<M: StateMachine> Node<M> {
         }
         dir.keep_reserve(options.reserve_bytes)?;
         let (behind, engine_events) = open_engine(&dir)?;
-        let me = Me { cluster, replica: options.me, node, incarnation: dir.identity().incarnation, boot: dir.identity().boots };
+        let client_urls = url(&options.members[usize::from(options.me.0)].client);
+        let (incarnation, boot) = (dir.identity().incarnation, dir.identity().boots);
+        let me = Me { cluster, replica: options.me, node, incarnation, boot, client_urls };
         let basics = Basics { identity: Identity { cluster, member: node }, members: options.door_members(&ids), last_alive_ms };
         let (mut groups, mut handles) = (Vec::new(), BTreeMap::new());
         for group in options.groups.iter().filter(|group| group.quorums.voters.contains(options.me)) {
             let records = recovered.groups.remove(&group.id).unwrap_or_default();
             let recovered = Recovered { records, image: behind.1.image(group.id)? };
-            let (handle, opened) = open_group(&options, group, recovered, make(group), &clock, me, &basics, furnish)?;
+            let (handle, opened) = open_group(&options, group, recovered, make(group), &clock, boot, &basics, furnish)?;
             handles.insert(group.name.clone(), handle);
             groups.push(opened);
         }
@@ -310,14 +312,14 @@ impl<M: StateMachine> Node<M> {
         let peers = match self.wires {
             Wires::Local(local) => Peers::local(self.me.replica, &peers, local),
             Wires::Streams(listeners) => {
-                let (peers, acceptor): (Peers, Acceptor) = Peers::dial(self.me, &peers, lives.clone());
+                let (peers, acceptor): (Peers, Acceptor) = Peers::dial(self.me.clone(), &peers, lives.clone());
                 listeners.serve(&mut listening, acceptor, listen::peer_limits(), closed.clone())?;
                 peers
             }
         };
         if let Some(clients) = self.clients {
             let namespaces = self.handles.iter().map(|(name, handle)| (name.clone(), Arc::new(handle.clone()) as Arc<dyn Namespace>));
-            let native = Native::new(&self.options, self.me, namespaces.collect(), self.doors);
+            let native = Native::new(&self.options, self.me.clone(), namespaces.collect(), self.doors);
             let doorway = listen::Doorway::new(self.etcd, native, self.options.request_bytes_max);
             clients.serve(&mut listening, doorway, listen::client_limits(self.options.stop_time_max), closed)?;
         }
@@ -354,13 +356,13 @@ fn open_group<M: StateMachine>(
     recovered: Recovered,
     machine: M,
     clock: &Clock,
-    me: Me,
+    boot: u64,
     basics: &Basics,
     furnish: Furnish<'_, M>,
 ) -> Result<(Handle<M>, Group<M>), NodeError> {
     let logged_bytes = recovered.records.iter().map(|record| record.len() as u64).sum();
     let mut out = Output::default();
-    let settings = options.settings(group, me);
+    let settings = options.settings(group, boot);
     let rng = Rng::new(random());
     let started = Replica::start(settings, recovered, machine, clock.now(), clock.wall_ms(), rng, &mut out);
     let replica = started.map_err(|error| NodeError::Corrupt { group: group.name.clone(), error })?;
@@ -435,7 +437,6 @@ impl NodeOptions {
     }
 
     fn door_members(&self, ids: &[u64]) -> Vec<Member> {
-        let url = |address: &str| if address.is_empty() { Vec::new() } else { vec![format!("http://{address}")] };
         let member = |(member, &id): (&NodeMember, &u64)| Member {
             id,
             name: member.name.clone(),
@@ -461,7 +462,7 @@ impl NodeOptions {
         }
     }
 
-    fn settings(&self, group: &GroupOptions, me: Me) -> Settings {
+    fn settings(&self, group: &GroupOptions, boot: u64) -> Settings {
         let config = Config {
             group: group.id,
             epoch: Epoch(0),
@@ -479,9 +480,13 @@ impl NodeOptions {
             batch_bytes_max: self.batch_bytes_max,
             batches_in_flight_max: self.batches_in_flight_max,
             pending_commands_max: self.pending_commands_max,
-            ..Settings::new(Arc::new(config), group.strategy, BootCount(me.boot))
+            ..Settings::new(Arc::new(config), group.strategy, BootCount(boot))
         }
     }
+}
+
+fn url(address: &str) -> Vec<String> {
+    if address.is_empty() { Vec::new() } else { vec![format!("http://{address}")] }
 }
 
 /// Undecided proposals of one proposer, its peers' forwarded ones included.

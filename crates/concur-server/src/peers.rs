@@ -35,7 +35,7 @@ const MESSAGE_BYTES_MAX: usize = 64 << 20;
 const INBOX_MAX: usize = 256;
 
 /// Who this node is to its peers.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Me {
     /// The cluster.
     pub cluster: u64,
@@ -47,6 +47,8 @@ pub struct Me {
     pub incarnation: u64,
     /// How often it was started on it.
     pub boot: u64,
+    /// Where clients reach it.
+    pub client_urls: Vec<String>,
 }
 
 /// A peer, as the member list has it.
@@ -69,8 +71,8 @@ pub enum FromPeer {
     Frames(ReplicaId, Vec<Bytes>),
     /// A hint about a connection.
     Health(ReplicaId, Health),
-    /// A peer was met under this incarnation and boot count.
-    Met(ReplicaId, Life),
+    /// A peer was met under this incarnation and boot count, and says where clients reach it.
+    Met(ReplicaId, Life, Vec<String>),
 }
 
 /// Which life and run of a member.
@@ -147,10 +149,11 @@ impl Peers {
         for peer in peers {
             let outbox = Arc::new(Outbox::default());
             links.insert(peer.replica, Link::Stream(outbox.clone()));
-            tokio::spawn(dial::run(me, peer.clone(), outbox, sender.clone()));
+            tokio::spawn(dial::run(me.clone(), peer.clone(), outbox, sender.clone()));
         }
+        let replica = me.replica;
         let acceptor = Acceptor::new(me, peers.to_vec(), known, sender);
-        (Self { me: me.replica, links, local: None, inbox, connected: ReplicaSet::EMPTY }, acceptor)
+        (Self { me: replica, links, local: None, inbox, connected: ReplicaSet::EMPTY }, acceptor)
     }
 
     /// Queues an envelope for a peer.
@@ -225,8 +228,15 @@ impl Me {
             version: FRAMES_VERSION,
             version_min: FRAMES_VERSION,
             to,
+            client_urls: self.client_urls.clone(),
         }
     }
+}
+
+/// URLs that a member list can show: few, short, and without anything that a terminal would act on.
+fn sound_urls(urls: &[String]) -> Vec<String> {
+    let sound = |url: &&String| url.len() <= 256 && url.bytes().all(|byte| byte.is_ascii_graphic());
+    urls.iter().take(16).filter(sound).cloned().collect()
 }
 
 /// Why a hello is refused, in words that say what to do.

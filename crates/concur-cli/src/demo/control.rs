@@ -5,8 +5,9 @@ use crate::exit::{Exit, Failure, Outcome};
 use clap::Args;
 use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
@@ -42,24 +43,44 @@ impl Start {
     }
 }
 
+/// Where the nodes of the running demo listen for clients, if there is one.
+pub(crate) fn endpoints() -> Option<Vec<String>> {
+    let answer = ask(&running()?, ENDPOINTS).ok()?;
+    Some(answer.strip_prefix("ok ")?.trim_end().split(',').map(str::to_owned).collect())
+}
+
+const ENDPOINTS: &str = "endpoints of all";
+
+/// The directory of the demo of this user that began last, if one runs.
+fn running() -> Option<PathBuf> {
+    let mine = std::fs::metadata("/proc/self").ok().map(|me| me.uid());
+    let of_mine = |directory: &PathBuf| std::fs::metadata(directory).is_ok_and(|owned| mine.is_none_or(|me| me == owned.uid()));
+    let running = demos().filter(|directory| of_mine(directory) && is_alive(directory));
+    running.max_by_key(|directory| std::fs::metadata(directory).and_then(|m| m.modified()).ok())
+}
+
 /// Tells the running demo.
 fn order(verb: &str, node: &str) -> Outcome {
-    let mut running: Vec<PathBuf> = demos().filter(|directory| is_alive(directory)).collect();
-    running.sort_by_key(|directory| std::fs::metadata(directory).and_then(|m| m.modified()).ok());
-    let Some(directory) = running.pop() else {
+    let Some(directory) = running() else {
         return Err(Failure::new(Exit::Unreachable, "no demo is running; `concur demo` begins one"));
     };
     let failed = |error: std::io::Error| Failure::new(Exit::Unreachable, format!("the demo does not answer: {error}"));
-    let mut socket = UnixStream::connect(directory.join(SOCKET)).map_err(failed)?;
-    socket.set_read_timeout(Some(Duration::from_secs(10))).map_err(failed)?;
-    socket.write_all(format!("{verb} {node}\n").as_bytes()).map_err(failed)?;
-    let mut answer = String::new();
-    BufReader::new(socket).read_line(&mut answer).map_err(failed)?;
+    let answer = ask(&directory, &format!("{verb} {node}")).map_err(failed)?;
     match answer.trim_end().split_once(' ') {
         Some(("ok", text)) => crate::output::write(format!("{text}\n")),
         Some((_, text)) => Err(Failure::new(Exit::Invalid, text)),
         None => Err(Failure::new(Exit::Unreachable, "the demo ended")),
     }
+}
+
+/// Gives an order, and waits for the answer.
+fn ask(directory: &Path, order: &str) -> std::io::Result<String> {
+    let mut socket = UnixStream::connect(directory.join(SOCKET))?;
+    socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+    socket.write_all(format!("{order}\n").as_bytes())?;
+    let mut answer = String::new();
+    BufReader::new(socket).read_line(&mut answer)?;
+    Ok(answer)
 }
 
 /// Listens for orders, one a connection.
@@ -86,6 +107,9 @@ pub(super) fn serve(nodes: Rc<RefCell<Nodes>>) -> Outcome<impl Future<Output = (
 }
 
 fn obey(nodes: &mut Nodes, order: &str) -> Result<String, String> {
+    if order == ENDPOINTS {
+        return Ok(nodes.nodes.iter().map(|node| format!("127.0.0.1:{}", node.client_port)).collect::<Vec<_>>().join(","));
+    }
     let (verb, name) = order.split_once(' ').ok_or("an order is a verb and a node")?;
     let names = || nodes.nodes.iter().map(|node| node.name.as_str()).collect::<Vec<_>>().join(", ");
     let i = nodes.find(name).ok_or_else(|| format!("no node is called `{name}`; there are {}", names()))?;

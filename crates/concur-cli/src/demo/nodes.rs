@@ -46,9 +46,14 @@ pub(crate) fn is_alive(directory: &Path) -> bool {
     File::open(directory.join("lock")).is_ok_and(|lock| lock.try_lock().is_err())
 }
 
+/// A demo that is just beginning has made its lock and may not hold it yet.
+const BEGINNING: Duration = Duration::from_secs(1);
+
 /// Removes what demos left that were killed.
 pub(crate) fn sweep() {
-    for directory in demos().filter(|directory| directory.join("lock").exists() && !is_alive(directory)) {
+    let made = |directory: &Path| std::fs::metadata(directory.join("lock")).and_then(|lock| lock.modified());
+    let is_old = |directory: &Path| made(directory).is_ok_and(|at| at.elapsed().is_ok_and(|age| age > BEGINNING));
+    for directory in demos().filter(|directory| is_old(directory) && !is_alive(directory)) {
         // Somebody else's stays.
         drop(std::fs::remove_dir_all(directory));
     }

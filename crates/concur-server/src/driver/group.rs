@@ -97,6 +97,8 @@ pub(crate) trait Desk<M: StateMachine> {
     fn stepped(&mut self, seat: &mut Seat<M>);
     /// Time passed: about ten times a second.
     fn tick(&mut self, seat: &mut Seat<M>, wall_ms: u64);
+    /// A peer said where clients reach it.
+    fn met(&mut self, id: ReplicaId, client_urls: &[String]);
     /// Whether [`Desk::stepped`] has more to do at once.
     fn is_unfinished(&self) -> bool;
     /// The store's revision; 0 if it has none.

@@ -7,7 +7,7 @@ use super::group::{Desk, Seat, Waiter, door_stamp, refusal};
 use crate::door::{Job, Jobs, Member, Pulse, Read, Refusal, Status, Upkeep};
 use crate::watch::Hub;
 use bytes::Bytes;
-use concur_core::Wire;
+use concur_core::{ReplicaId, Wire};
 use concur_kv::{AutoCompaction, Command, Kv, Retention};
 use concur_replica::{Level, Request};
 use std::sync::Arc;
@@ -109,7 +109,7 @@ impl KvDesk {
     }
 
     /// Members stand in the order of their numbers.
-    fn member_id(&self, id: concur_core::ReplicaId) -> u64 {
+    fn member_id(&self, id: ReplicaId) -> u64 {
         self.options.members.get(usize::from(id.0)).map_or(0, |member| member.id)
     }
 
@@ -173,6 +173,12 @@ impl Desk<Kv> for KvDesk {
         if !seat.stopping {
             self.look_after_leases(seat, wall_ms);
             self.compact(seat, wall_ms);
+        }
+    }
+
+    fn met(&mut self, id: ReplicaId, client_urls: &[String]) {
+        if let Some(member) = self.options.members.get_mut(usize::from(id.0)) {
+            member.client_urls = client_urls.to_vec();
         }
     }
 

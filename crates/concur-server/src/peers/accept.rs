@@ -1,6 +1,6 @@
 //! Accepting: the service that peers' streams come to.
 
-use super::{FromPeer, INBOX_MAX, Life, MESSAGE_BYTES_MAX, Me, Peer, check_hello};
+use super::{FromPeer, INBOX_MAX, Life, MESSAGE_BYTES_MAX, Me, Peer, check_hello, sound_urls};
 use crate::serve::Answering;
 use concur_core::ReplicaId;
 use concur_proto::concur::peer::v1::peer_server::{Peer as PeerService, PeerServer};
@@ -106,7 +106,7 @@ impl PeerService for Accepting {
             Status::failed_precondition(why)
         })?;
         let life = Life { incarnation: hello.incarnation, boot: hello.boot };
-        self.inbox.send(FromPeer::Met(id, life)).await.map_err(|_| Status::unavailable("the node is stopping"))?;
+        self.inbox.send(FromPeer::Met(id, life, sound_urls(&hello.client_urls))).await.map_err(|_| Status::unavailable("the node is stopping"))?;
         let (open, answers) = mpsc::channel(INBOX_MAX);
         let answer = Frames { hello: Some(self.me.hello(hello.node)), frames: Vec::new() };
         open.try_send(Ok(answer)).map_err(|_| Status::internal("no room for a hello"))?;

@@ -1,0 +1,209 @@
+//! One node as a process: what it refuses, how it stops, and what it says.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("concur-serve-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A node alone, killed when it is dropped.
+struct Alone {
+    child: Child,
+    client: String,
+    log: PathBuf,
+}
+
+fn free() -> String {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+fn concur() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_concur"));
+    command.env("NO_COLOR", "1").env_remove("CONCUR_LOG");
+    command
+}
+
+fn serve(directory: &Path, client: &str) -> Command {
+    let peer = free();
+    let mut command = concur();
+    command.arg("serve").args(["--name", "n1", "--log-segment-bytes", "1MiB"]).arg("--data-dir").arg(directory.join("data"));
+    command.args(["--listen-client-urls", &format!("http://{client}"), "--listen-peer-urls", &format!("http://{peer}")]);
+    command
+}
+
+impl Alone {
+    fn start(scratch: &Scratch) -> Self {
+        let (client, log) = (free(), scratch.0.join("log"));
+        let file = std::fs::File::create(&log).unwrap();
+        let child = serve(&scratch.0, &client).stderr(file).spawn().unwrap();
+        let mut alone = Self { child, client, log };
+        alone.wait_for("ready to serve client requests");
+        alone
+    }
+
+    fn said(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    fn wait_for(&mut self, text: &str) {
+        let until = Instant::now() + PATIENCE;
+        while !self.said().contains(text) {
+            assert!(self.child.try_wait().unwrap().is_none() && Instant::now() < until, "{}", self.said());
+            std::thread::yield_now();
+        }
+    }
+
+    fn page(&self, path: &str) -> String {
+        let mut socket = std::net::TcpStream::connect(&self.client).unwrap();
+        std::io::Write::write_all(&mut socket, format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        concur().args(arguments).args(["--endpoints", &self.client]).output().unwrap()
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).unwrap();
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[track_caller]
+fn refused(output: &Output, code: i32, words: &[&str]) {
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{said}");
+    for word in words {
+        assert!(said.contains(word), "{word:?} is not in: {said}");
+    }
+}
+
+#[test]
+fn what_was_acknowledged_is_there_after_kill_and_after_a_graceful_stop() {
+    let scratch = Scratch::new("again");
+    let mut alone = Alone::start(&scratch);
+    assert!(alone.run(&["put", "a", "1"]).status.success());
+    assert!(alone.page("/readyz").contains("ok"), "{}", alone.page("/readyz"));
+    assert!(alone.page("/metrics").contains("concur_"));
+    alone.signal(rustix::process::Signal::KILL);
+    alone.child.wait().unwrap();
+
+    let mut alone = Alone::start(&scratch);
+    assert!(text(&alone.run(&["get", "a"]).stdout).contains("1"));
+    assert!(alone.run(&["put", "b", "2"]).status.success());
+    alone.signal(rustix::process::Signal::TERM);
+    let status = alone.child.wait().unwrap();
+    assert!(status.success(), "{status}: {}", alone.said());
+    assert!(alone.said().contains("stopped"));
+
+    let alone = Alone::start(&scratch);
+    assert!(text(&alone.run(&["get", "b"]).stdout).contains("2"));
+}
+
+#[test]
+fn a_directory_has_one_owner_and_one_system() {
+    let scratch = Scratch::new("owner");
+    let mut alone = Alone::start(&scratch);
+    let second = serve(&scratch.0, &free()).output().unwrap();
+    refused(&second, 1, &["in use by another concur process"]);
+    alone.child.kill().unwrap();
+    alone.child.wait().unwrap();
+    for strategy in concur::registry().iter().filter(|s| s.traits.name != concur::registry()[0].traits.name) {
+        let other = serve(&scratch.0, &free()).args(["--strategy", strategy.traits.name]).output().unwrap();
+        refused(&other, 3, &["C061", "strategy", "empty data directory"]);
+    }
+}
+
+#[test]
+fn a_log_that_was_changed_is_refused_with_what_to_do() {
+    let scratch = Scratch::new("damage");
+    let mut alone = Alone::start(&scratch);
+    for i in 0..20 {
+        assert!(alone.run(&["put", "k", &format!("{i}")]).status.success());
+    }
+    alone.child.kill().unwrap();
+    alone.child.wait().unwrap();
+    let segments = std::fs::read_dir(scratch.0.join("data/log")).unwrap().map(|entry| entry.unwrap().path());
+    let first = segments.filter(|path| path.extension().is_some_and(|e| e == "wal")).min().unwrap();
+    let mut bytes = std::fs::read(&first).unwrap();
+    // Inside a record that later ones say is durable.
+    bytes[4096 * 4 + 80] ^= 1;
+    std::fs::write(&first, bytes).unwrap();
+    let damaged = serve(&scratch.0, &free()).output().unwrap();
+    refused(&damaged, 1, &["damaged", "must not vote", "Move the data directory away"]);
+}
+
+#[test]
+fn listening_beyond_this_machine_needs_a_word() {
+    let scratch = Scratch::new("beyond");
+    let mut command = concur();
+    command.arg("serve").arg("--data-dir").arg(scratch.0.join("data")).args(["--listen-client-urls", "http://0.0.0.0:0"]);
+    refused(&command.output().unwrap(), 3, &["C060", "--insecure"]);
+    let wrong = concur().args(["serve", "--listen-client-urls", "https://127.0.0.1:1"]).output().unwrap();
+    refused(&wrong, 64, &["TLS is not served"]);
+    let unknown = concur().args(["serve", "--strategy", "rafft"]).output().unwrap();
+    refused(&unknown, 3, &["C005", "rafft"]);
+}
+
+/// The processes whose command line has this text.
+fn processes_with(text: &str) -> usize {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let line = |entry: std::fs::DirEntry| std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+    entries.map(line).filter(|line| String::from_utf8_lossy(line).contains(text)).count()
+}
+
+#[test]
+fn a_demo_that_is_killed_takes_its_nodes_along_and_the_next_sweeps() {
+    let mut demo = concur().arg("demo").stdout(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
+    let directory = std::env::temp_dir().join(format!("concur-demo-{}", demo.id()));
+    let mut said = String::new();
+    let mut out = demo.stdout.take().unwrap();
+    let mut buffer = [0; 256];
+    while !said.contains("yours now") {
+        let n = out.read(&mut buffer).unwrap();
+        assert!(n > 0, "{said}");
+        said.push_str(&text(&buffer[..n]));
+    }
+    assert!(!said.contains("missing"), "{said}");
+    assert!(processes_with(&directory.to_string_lossy()) >= 3, "{said}");
+    demo.kill().unwrap();
+    demo.wait().unwrap();
+    let until = Instant::now() + PATIENCE;
+    while processes_with(&directory.to_string_lossy()) > 0 {
+        assert!(Instant::now() < until, "nodes outlive their demo");
+        std::thread::yield_now();
+    }
+    assert!(directory.exists());
+    let once = concur().args(["demo", "--once"]).output().unwrap();
+    assert!(once.status.success(), "{}{}", text(&once.stdout), text(&once.stderr));
+    assert!(!directory.exists(), "the next demo sweeps");
+}
