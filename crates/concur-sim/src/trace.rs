@@ -5,7 +5,7 @@ use crate::world::World;
 use bytes::Bytes;
 use concur_core::{Happening, ReplicaId, TraceEvent};
 use concur_replica::Output;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write;
 
 /// How many happenings are kept; older ones are dropped.
@@ -30,26 +30,25 @@ impl Trace {
         self.events.iter()
     }
 
-    /// The last happenings that matter, as a picture: what was sent is left out where its arrival is there, and what repeats itself
-    /// without anything in between is drawn once.
+    /// The last happenings that matter, as a picture. A message that says what the one before it on its link had said already (an
+    /// idle heartbeat, its answer, a repetition) is left out.
     pub fn picture(&self, replicas: usize, lines_max: usize) -> String {
+        let mut said: BTreeMap<(ReplicaId, ReplicaId, &str), &str> = BTreeMap::new();
         let mut lines: Vec<String> = Vec::new();
-        let mut repeated = 0;
-        let mut last: Option<(ReplicaId, String)> = None;
+        let mut left_out = 0;
         for event in &self.events {
-            let text = event.to_string();
-            let text = text.split_once(" ms  ").map_or(text.clone(), |(_, rest)| rest.to_owned());
-            let same = (event.replica, text.clone());
-            if last.as_ref() == Some(&same) {
-                repeated += 1;
-                continue;
+            if let Happening::Received { from, message } = &event.what {
+                let name = message.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
+                if said.insert((*from, event.replica, name), message) == Some(message) {
+                    left_out += 1;
+                    continue;
+                }
             }
-            if repeated > 0 {
-                lines.push(format!("{:>16}{repeated} times more", ""));
-                repeated = 0;
+            if left_out > 0 {
+                lines.push(format!("{:>15} {}⋮ {left_out} that say nothing new", "", "  ".repeat(replicas)));
+                left_out = 0;
             }
             lines.push(line(event, replicas));
-            last = Some(same);
         }
         let skip = lines.len().saturating_sub(lines_max);
         let mut out = String::new();
