@@ -233,10 +233,12 @@ impl World<'_> {
         }
         self.trace_step(index, out);
         let process = self.nodes[index].process.as_ref().expect("only a running process steps");
+        let mut led = None;
         if !out.notes.is_empty() {
             let protocol = process.replica.status().protocol;
             if protocol.role == "leader" {
                 self.ledger.leads(me, protocol.ballot)?;
+                led = Some(protocol.ballot);
             }
         }
         for &(instance, id) in &out.executed {
@@ -247,6 +249,7 @@ impl World<'_> {
         let applied = notes.applied.drain(..).try_for_each(|applied| self.ledger.applied(me, applied));
         notes.looked.drain(..).for_each(|looked| self.ledger.looked(looked));
         self.notes = notes;
+        led.into_iter().for_each(|ballot| self.chase_leader(index, ballot));
         applied?;
         match &self.nodes[index].process {
             Some(process) if out.install.is_some() => self.ledger.check_chains(me, process.replica.machine().chains()),

@@ -66,6 +66,8 @@ faults! {
     CrashAtWrite = "crash-at-write" in "crash",
     /// A node loses power between its next sync and what it would have sent.
     CrashAtSync = "crash-at-sync" in "crash",
+    /// Whoever leads is cut off or loses power soon after it began to.
+    Chase = "chase" in "crash",
     /// A process stands still for longer than any timeout.
     Pause = "pause" in "crash",
     /// A process is asked to stop, hands over, and is started again.

@@ -14,6 +14,7 @@
 //! Not here: sockets, real time, and what only the real engine does (its commits are atomic here and take time). The contents of
 //! the engine are never damaged. Members are fixed.
 
+mod chase;
 mod clients;
 mod coverage;
 mod drive;
@@ -29,6 +30,7 @@ mod requests;
 mod run;
 mod schedule;
 mod shrink;
+mod steady;
 mod sweep;
 mod trace;
 mod trouble;

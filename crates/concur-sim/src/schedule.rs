@@ -171,7 +171,7 @@ impl Schedule {
         let tuning = Tuning::draw(&mut rng, wide);
         let keys = rng.between(1, 8) as u8;
         let healed = tuning.election * rng.between(5, 9) as u32 + Duration::from_millis(500);
-        let clients = draw_clients(&mut rng, replicas, keys, healed);
+        let clients = draw_clients(&mut rng, &tuning, replicas, keys, healed);
         let episodes = draw_episodes(&mut rng, &options.faults, replicas, healed);
         let strategy = options.strategy;
         Self { seed, strategy, replicas, ordering, tuning, network, keys, clients, episodes, healed }
@@ -226,16 +226,18 @@ impl Tuning {
     }
 }
 
-fn draw_clients(rng: &mut Rng, replicas: usize, keys: u8, healed: Duration) -> Vec<Client> {
+fn draw_clients(rng: &mut Rng, tuning: &Tuning, replicas: usize, keys: u8, healed: Duration) -> Vec<Client> {
     let count = rng.between(3, 9);
     let each = 200_u64.div_ceil(count) + rng.below(8);
     let writes = rng.between(30, 80);
+    // Where most values are long, what a replica lacks does not fit into one message; but state should into a few dozen.
+    let long = if rng.chance(250_000) && tuning.transfer_bytes_max >= 4_096 { 700_000 } else { 100_000 };
     let think_max = 2 * healed.as_micros() as u64 * 8 / 10 / each;
     let client = |rng: &mut Rng, index: u64| {
         let operation = |rng: &mut Rng, number: u64| {
             let act = draw_act(rng, writes);
             let key = rng.below(u64::from(keys)) as u8;
-            let padding = if rng.chance(100_000) { rng.between(400, 1_500) as u16 } else { 0 };
+            let padding = if rng.chance(long) { rng.between(400, 1_500) as u16 } else { 0 };
             Operation { number: number as u32, act, key, think: Duration::from_micros(rng.below(think_max)), padding }
         };
         let home = ReplicaId((index % replicas as u64) as u8);

@@ -22,6 +22,7 @@ impl World<'_> {
             Fault::Split | Fault::OneWay | Fault::Bridge | Fault::Chain => self.links.cut(&episode, true),
             Fault::Flap | Fault::CrashLoop | Fault::Suspicion => self.again(index)?,
             Fault::ClientSplit => self.links.cut_clients(episode.nodes, true),
+            Fault::Chase => self.chase(true),
             _ => {
                 let end = self.now + episode.lasts;
                 for id in episode.nodes.iter() {
@@ -29,6 +30,7 @@ impl World<'_> {
                 }
             }
         }
+        self.note_cuts();
         Ok(())
     }
 
@@ -82,6 +84,7 @@ impl World<'_> {
                 let period = (episode.lasts / (2 + episode.strength / 10)).max(Duration::from_millis(1));
                 let on = (self.now.since(Time(1_000_000_000) + episode.start).as_nanos() / period.as_nanos()).is_multiple_of(2);
                 self.links.flap(index, episode, on);
+                self.note_cuts();
                 self.after(period, Thing::Again(index));
             }
             Fault::CrashLoop => {
@@ -119,6 +122,7 @@ impl World<'_> {
             Fault::Split | Fault::OneWay | Fault::Bridge | Fault::Chain => self.links.cut(&episode, false),
             Fault::Flap => self.links.flap(index, &episode, false),
             Fault::ClientSplit => self.links.cut_clients(episode.nodes, false),
+            Fault::Chase => self.chase(false),
             _ => {
                 for id in episode.nodes.iter() {
                     self.relent(&episode, usize::from(id.0))?;
@@ -158,6 +162,7 @@ impl World<'_> {
     /// Everything is healed: what is down comes up within an election timeout.
     pub(crate) fn heal(&mut self) -> Result<(), Violation> {
         self.note_world(0, || "everything is healed".to_owned());
+        self.end_chase();
         self.links.heal();
         for index in 0..self.nodes.len() {
             let now = self.now;
@@ -197,7 +202,7 @@ impl World<'_> {
     }
 
     /// Peers notice that a connection to a node was reset or made, most of the time.
-    fn tell_peers(&mut self, about: usize, health: Health, per_million: u32) {
+    pub(crate) fn tell_peers(&mut self, about: usize, health: Health, per_million: u32) {
         let me = ReplicaId(about as u8);
         for node in (0..self.nodes.len()).filter(|&node| node != about) {
             let hears = !self.links.is_cut(me, ReplicaId(node as u8)) && self.rng.chance(per_million);
@@ -223,7 +228,7 @@ impl World<'_> {
         self.tell_peers(node, Health::Down, 800_000);
     }
 
-    fn cut_power(&mut self, node: usize, until: Time) {
+    pub(crate) fn cut_power(&mut self, node: usize, until: Time) {
         self.nodes[node].down_until = until;
         self.nodes[node].paused = false;
         self.lose_power(node);

@@ -8,12 +8,14 @@
 //! A run goes on while faults strike, then everything is healed, and every client must make progress within a bounded number of
 //! election timeouts, finish, and find all replicas equal.
 
+use crate::chase::Chase;
 use crate::clients::{Client, Sent};
 use crate::history;
 use crate::ledger::{Ledger, Violation};
 use crate::network::Links;
 use crate::node::Node;
 use crate::schedule::Schedule;
+use crate::steady::Steady;
 use crate::trace::Trace;
 use crate::witness::{Notes, mix, mix_u64};
 use bytes::Bytes;
@@ -70,6 +72,8 @@ pub(crate) struct World<'a> {
     pub(crate) met: BTreeSet<&'static str>,
     pub(crate) trace: Option<Trace>,
     pub(crate) healed: bool,
+    pub(crate) chase: Chase,
+    pub(crate) steady: Option<Steady>,
     /// Things that came for a node while it was paused.
     held: Vec<(usize, Thing)>,
     pub(crate) out: Output,
@@ -115,6 +119,8 @@ pub(crate) enum Thing {
     Again(usize),
     /// It ends.
     End(usize),
+    /// A node that began to lead is struck.
+    Chase { node: usize },
     /// A node is started if it is down.
     Restart { node: usize },
     /// A process that was asked to stop ends.
@@ -145,6 +151,8 @@ impl<'a> World<'a> {
             met: BTreeSet::new(),
             trace: trace.then(Trace::default),
             healed: false,
+            chase: Chase::default(),
+            steady: None,
             held: Vec::new(),
             out: Output::default(),
             notes: Notes::default(),
@@ -235,6 +243,7 @@ impl<'a> World<'a> {
             Thing::Timeout { client, attempt } => self.timed_out(client, attempt),
             Thing::Act { client } => self.act(client),
             Thing::Begin(index) => self.begin_episode(index),
+            Thing::Chase { node } => self.strike_chased(node),
             Thing::Again(index) => self.again(index),
             Thing::End(index) => self.end_episode(index),
             Thing::Restart { node } => self.restart(node),
@@ -280,6 +289,7 @@ impl<'a> World<'a> {
         for node in 0..self.nodes.len() {
             self.look_at(node)?;
         }
+        self.look_at_leader()?;
         self.after(self.schedule.tuning.election / 2, Thing::Look);
         if !self.healed {
             return Ok(());

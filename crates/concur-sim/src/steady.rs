@@ -1,0 +1,103 @@
+//! A leader that has a quorum all along keeps leading: nobody who is cut off, half or in turns, disturbs it, nor does it when it
+//! comes back.
+//!
+//! This is asked only where it can be answered for: nothing but partitions strikes, and no message is lost or still on its way from
+//! a time when it was; the leader and a majority reach each other without a break, know each other for an election timeout
+//! already, and when that began nobody had seen a higher ballot. From then on whoever asks to be elected is refused by that
+//! majority, as it hears its leader.
+
+use crate::fault::{Episode, Fault};
+use crate::ledger::Violation;
+use crate::world::World;
+use concur_core::{ReplicaId, ReplicaSet};
+use std::time::Duration;
+
+/// A leader with a majority.
+#[derive(Debug)]
+pub(crate) struct Steady {
+    leader: ReplicaId,
+    ballot: u64,
+    /// It, and those that it reached and that reached it ever since.
+    reached: ReplicaSet,
+    /// In how many looks.
+    looks: u32,
+    /// How often each node was started.
+    boots: Vec<u64>,
+}
+
+/// After so many looks, two an election timeout, the leader and its majority know each other.
+const LOOKS: u32 = 3;
+
+/// How long a message may be late.
+const LATE: Duration = Duration::from_secs(10);
+
+impl World<'_> {
+    /// Links may have been cut.
+    pub(crate) fn note_cuts(&mut self) {
+        let Self { steady, links, .. } = self;
+        if let Some(steady) = steady {
+            let leader = steady.leader;
+            let open = |id: ReplicaId| id == leader || !(links.is_cut(leader, id) || links.is_cut(id, leader));
+            steady.reached = steady.reached.iter().filter(|&id| open(id)).collect();
+        }
+    }
+
+    /// The world looks whether the leader is the one that it has to be.
+    pub(crate) fn look_at_leader(&mut self) -> Result<(), Violation> {
+        if !self.schedule.strategy.traits.has_leader || !self.is_calm() {
+            self.steady = None;
+            return Ok(());
+        }
+        let boots: Vec<u64> = self.nodes.iter().map(|node| node.boot).collect();
+        let Some(mut steady) = self.steady.take().filter(|steady| steady.boots == boots && self.is_majority(steady.reached)) else {
+            self.steady = self.find_leader(boots);
+            return Ok(());
+        };
+        steady.looks += 1;
+        let process = self.nodes[usize::from(steady.leader.0)].process.as_ref().expect("all run");
+        let protocol = process.replica.status().protocol;
+        if protocol.role == "leader" && protocol.ballot == steady.ballot {
+            self.met.extend((steady.looks >= LOOKS).then_some("a leader with a quorum kept on"));
+            self.steady = Some(steady);
+            return Ok(());
+        }
+        if steady.looks < LOOKS {
+            return Ok(());
+        }
+        let Steady { leader, ballot, reached, .. } = steady;
+        let now = format!("it is {} at {}", protocol.role, protocol.ballot);
+        Err(Violation::new("disturbed", format!("{leader} led at {ballot} and reached {reached:?} all along, and {now}")))
+    }
+
+    fn is_majority(&self, set: ReplicaSet) -> bool {
+        2 * set.len() > self.nodes.len()
+    }
+
+    /// Nothing strikes but partitions, and nothing that struck before has left messages under way.
+    fn is_calm(&self) -> bool {
+        let since = self.now.since(concur_core::Time(1_000_000_000));
+        let harmless = |episode: &Episode| match episode.fault {
+            Fault::Split | Fault::OneWay | Fault::Bridge | Fault::Chain | Fault::Flap | Fault::ClientSplit | Fault::ClockJump => true,
+            Fault::Delay | Fault::Stale => episode.start > since || episode.start + episode.lasts + LATE < since,
+            _ => episode.start > since || self.healed || episode.start + episode.lasts < since,
+        };
+        (self.healed || self.schedule.network.loss_per_million == 0)
+            && self.schedule.episodes.iter().all(harmless)
+            && self.nodes.iter().all(|node| !node.paused && (node.damaged || node.process.is_some()))
+    }
+
+    /// A leader that a majority follows, if nobody has seen a higher ballot.
+    fn find_leader(&self, boots: Vec<u64>) -> Option<Steady> {
+        let running = self.nodes.iter().enumerate().filter_map(|(index, node)| Some((ReplicaId(index as u8), node.process.as_ref()?)));
+        let seen: Vec<_> = running.map(|(id, process)| (id, process.replica.status().protocol)).collect();
+        let (leader, ballot) =
+            seen.iter().filter(|(_, it)| it.role == "leader").map(|&(id, ref it)| (id, it.ballot)).max_by_key(|it| it.1)?;
+        if seen.iter().any(|(_, it)| it.ballot > ballot) {
+            return None;
+        }
+        let follows = seen.iter().filter(|(_, it)| it.ballot == ballot && it.leader == Some(leader));
+        let open = |id: ReplicaId| id == leader || !(self.links.is_cut(leader, id) || self.links.is_cut(id, leader));
+        let reached: ReplicaSet = follows.map(|&(id, _)| id).filter(|&id| open(id)).collect();
+        self.is_majority(reached).then_some(Steady { leader, ballot, reached, looks: 0, boots })
+    }
+}
