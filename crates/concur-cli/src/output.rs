@@ -77,7 +77,8 @@ impl Table {
     pub(crate) fn text(&self) -> String {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let width = |column: usize| self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
-        let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
+        // A format's width has sixteen bits; a cell that wide is not read as a column anyway.
+        let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0).min(200)).collect();
         let mut text = String::new();
         for row in &self.rows {
             let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:<width$}")).collect();

@@ -431,8 +431,10 @@ impl<M: StateMachine> Driver<M> {
         if self.parts.log.pending_bytes() > 0 {
             self.persist()?;
         }
-        if refilled && free > self.parts.reserve_bytes + 2 * self.parts.log.segment_bytes() {
-            self.parts.dir.keep_reserve(self.parts.reserve_bytes)?;
+        let segment_bytes = self.parts.log.segment_bytes();
+        let reserve_bytes = self.parts.reserve_bytes.min(8 * segment_bytes);
+        if refilled && free > reserve_bytes + 2 * segment_bytes {
+            self.parts.dir.keep_reserve(reserve_bytes)?;
             self.set_full(self.parts.log.is_full());
         }
         Ok(())
