@@ -308,7 +308,7 @@ fn nothing_acknowledged_is_lost_and_nothing_stale_is_read() {
             for task in tasks {
                 assert!(task.await.is_err_and(|error| error.is_cancelled()), "a client panicked");
             }
-            let history = history.borrow();
+            let history = history.take();
             assert!(history.violations.is_empty(), "{:#?}", history.violations);
             check(&cluster, &ports, &history).await;
             println!("{} writes acknowledged, {} strong reads", history.acknowledged.len(), history.reads);

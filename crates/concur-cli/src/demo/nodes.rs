@@ -2,6 +2,7 @@
 
 use crate::exit::{Exit, Failure, Outcome};
 use concur::Strategy;
+use std::cell::RefCell;
 use std::fs::File;
 use std::net::TcpListener;
 use std::os::unix::fs::DirBuilderExt;
@@ -123,14 +124,8 @@ impl Nodes {
         lines[lines.len().saturating_sub(5)..].join("\n")
     }
 
-    /// Asks every node to stop, kills those that do not, and removes the directory.
-    pub(crate) async fn stop(&mut self) {
-        self.ask_to_stop();
-        let until = Instant::now() + STOP_TIME_MAX;
-        while Instant::now() < until && (0..self.nodes.len()).any(|i| self.is_running(i)) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        self.clean();
+    fn any_running(&mut self) -> bool {
+        (0..self.nodes.len()).any(|i| self.is_running(i))
     }
 
     fn ask_to_stop(&self) {
@@ -148,6 +143,16 @@ impl Nodes {
         }
         drop(std::fs::remove_dir_all(&self.directory));
     }
+}
+
+/// Asks every node to stop, kills those that do not, and removes the directory.
+pub(crate) async fn stop(nodes: &RefCell<Nodes>) {
+    nodes.borrow().ask_to_stop();
+    let until = Instant::now() + STOP_TIME_MAX;
+    while Instant::now() < until && nodes.borrow_mut().any_running() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    nodes.borrow_mut().clean();
 }
 
 impl Drop for Nodes {

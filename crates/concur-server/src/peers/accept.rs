@@ -106,7 +106,10 @@ impl PeerService for Accepting {
             Status::failed_precondition(why)
         })?;
         let life = Life { incarnation: hello.incarnation, boot: hello.boot };
-        self.inbox.send(FromPeer::Met(id, life, sound_urls(&hello.client_urls))).await.map_err(|_| Status::unavailable("the node is stopping"))?;
+        self.inbox
+            .send(FromPeer::Met(id, life, sound_urls(&hello.client_urls)))
+            .await
+            .map_err(|_| Status::unavailable("the node is stopping"))?;
         let (open, answers) = mpsc::channel(INBOX_MAX);
         let answer = Frames { hello: Some(self.me.hello(hello.node)), frames: Vec::new() };
         open.try_send(Ok(answer)).map_err(|_| Status::internal("no room for a hello"))?;
