@@ -17,7 +17,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use tokio::signal::unix::{SignalKind, signal};
 
-pub(crate) use control::{Kill, Start};
+pub(crate) use control::{Kill, Start, endpoints};
 
 /// Run a cluster of real processes, kill one, and see what is lost
 #[derive(Debug, Args)]
@@ -54,7 +54,7 @@ impl Demo {
                     if self.once { Err(Failure::new(Exit::Failure, format!("ended by {name}"))) } else { Ok(()) }
                 }
             };
-            nodes.borrow_mut().stop().await;
+            nodes::stop(&nodes).await;
             outcome
         })
     }

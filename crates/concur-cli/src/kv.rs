@@ -1,9 +1,9 @@
 //! `concur get`, `put` and `del`.
 
 use crate::exit::{Exit, Failure, Outcome};
-use crate::output::{Format, Output, Table, readable, write};
+use crate::output::{Output, Table, readable, write};
 use crate::reach::{Reach, wait};
-use crate::store::{Keys, Level, Stamp, Store, lease_id, lease_text, pair_value};
+use crate::store::{Answered, Keys, Level, Namespaced, Stamp, Store, lease_id, lease_text, pair_value};
 use clap::Args;
 use concur_proto::etcdserverpb as pb;
 use concur_proto::mvccpb::KeyValue;
@@ -35,6 +35,8 @@ pub(crate) struct Get {
     #[arg(long, env = "CONCUR_VALUE_ONLY", conflicts_with_all = ["keys_only", "count_only"])]
     value_only: bool,
     #[command(flatten)]
+    namespaced: Namespaced,
+    #[command(flatten)]
     reach: Reach,
     #[command(flatten)]
     output: Output,
@@ -43,19 +45,19 @@ pub(crate) struct Get {
 impl Get {
     pub(crate) fn run(self) -> Outcome {
         wait(async {
-            let store = Store::open(&self.reach).await?;
+            let store = Store::open(&self.reach, &self.namespaced).await?;
             let (key, range_end) = self.keys.range();
             let (revision, limit) = (self.revision, self.limit);
             let (keys_only, count_only) = (self.keys_only, self.count_only);
             let range = pb::RangeRequest { key, range_end, revision, limit, keys_only, count_only, ..Default::default() };
-            let answer = store.range(self.level, range).await?;
+            let Answered { value: answer, stamp } = store.range(self.level, range).await?;
             if self.keys.is_one() && answer.count == 0 && !self.count_only {
                 return Err(Failure::new(Exit::Failure, format!("there is no key {}", self.keys.shown())));
             }
             if self.value_only {
                 return values_only(&answer.kvs);
             }
-            let stamp = stamp(&store, &self.output, self.level, answer.header.as_ref()).await;
+            let stamp = store.shown(&self.output, stamp).await;
             self.show(&answer, stamp.as_ref())
         })
     }
@@ -78,14 +80,6 @@ impl Get {
 fn values_only(kvs: &[KeyValue]) -> Outcome {
     let end: &[u8] = if std::io::stdout().is_terminal() || kvs.len() > 1 { b"\n" } else { b"" };
     write(kvs.iter().flat_map(|kv| [&kv.value[..], end]).collect::<Vec<_>>().concat())
-}
-
-/// What every form but the plain table shows.
-async fn stamp(store: &Store, output: &Output, level: Level, header: Option<&pb::ResponseHeader>) -> Option<Stamp> {
-    match output.format {
-        Format::Table => None,
-        _ => Some(store.stamp(level, header).await),
-    }
 }
 
 fn pairs_text(kvs: &[KeyValue], wide: bool) -> String {
@@ -117,6 +111,8 @@ pub(crate) struct Put {
     #[arg(long, env = "CONCUR_PREVIOUS")]
     previous: bool,
     #[command(flatten)]
+    namespaced: Namespaced,
+    #[command(flatten)]
     reach: Reach,
     #[command(flatten)]
     output: Output,
@@ -129,13 +125,13 @@ impl Put {
             None => standard_input()?,
         };
         wait(async {
-            let store = Store::open(&self.reach).await?;
+            let store = Store::open(&self.reach, &self.namespaced).await?;
             let key = self.key.as_encoded_bytes().to_vec().into();
             let (lease, prev_kv) = (self.lease.unwrap_or(0), self.previous);
             let put = pb::PutRequest { key, value: value.into(), lease, prev_kv, ..Default::default() };
-            let answer = store.put(put).await?;
-            let stamp = stamp(&store, &self.output, Level::Strong, answer.header.as_ref()).await;
-            let revision = answer.header.as_ref().map_or(0, |header| header.revision);
+            let Answered { value: answer, stamp } = store.put(put).await?;
+            let revision = stamp.revision;
+            let stamp = store.shown(&self.output, stamp).await;
             let value = json!({
                 "revision": revision,
                 "previous": answer.prev_kv.as_ref().map(pair_value),
@@ -166,6 +162,8 @@ pub(crate) struct Del {
     #[arg(long, env = "CONCUR_PREVIOUS")]
     previous: bool,
     #[command(flatten)]
+    namespaced: Namespaced,
+    #[command(flatten)]
     reach: Reach,
     #[command(flatten)]
     output: Output,
@@ -174,10 +172,11 @@ pub(crate) struct Del {
 impl Del {
     pub(crate) fn run(self) -> Outcome {
         wait(async {
-            let store = Store::open(&self.reach).await?;
+            let store = Store::open(&self.reach, &self.namespaced).await?;
             let (key, range_end) = self.keys.range();
-            let answer = store.delete(pb::DeleteRangeRequest { key, range_end, prev_kv: self.previous }).await?;
-            let stamp = stamp(&store, &self.output, Level::Strong, answer.header.as_ref()).await;
+            let delete = pb::DeleteRangeRequest { key, range_end, prev_kv: self.previous };
+            let Answered { value: answer, stamp } = store.delete(delete).await?;
+            let stamp = store.shown(&self.output, stamp).await;
             let previous: Vec<Value> = answer.prev_kvs.iter().map(pair_value).collect();
             let value = json!({ "deleted": answer.deleted, "previous": previous, "stamp": stamp.as_ref().map(Stamp::value) });
             self.output.show(&value, |wide| {

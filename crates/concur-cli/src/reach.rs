@@ -22,7 +22,7 @@ pub(crate) const ANSWER_BYTES_MAX: usize = 1 << 30;
 /// The flags of every command that speaks to a cluster.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Reach {
-    /// Servers, tried in turn [default: 127.0.0.1:2379]
+    /// Servers, tried in turn [default: those of the running demo, or 127.0.0.1:2379]
     #[arg(long, env = "CONCUR_ENDPOINTS", value_delimiter = ',', value_parser = endpoint, value_name = "HOST:PORT,…")]
     pub(crate) endpoints: Vec<String>,
     /// How long to wait, with its unit (500ms, 5s)
@@ -52,20 +52,22 @@ fn duration(text: &str) -> Result<Duration, String> {
 impl Reach {
     /// The servers to try.
     pub(crate) fn endpoints(&self) -> Vec<String> {
-        if self.endpoints.is_empty() { vec![ENDPOINT.to_owned()] } else { self.endpoints.clone() }
+        if !self.endpoints.is_empty() {
+            return self.endpoints.clone();
+        }
+        crate::demo::endpoints().unwrap_or_else(|| vec![ENDPOINT.to_owned()])
     }
 
     /// A connection to the first server that takes one.
     pub(crate) async fn connect(&self) -> Outcome<Link> {
-        let mut last = String::new();
-        for endpoint in self.endpoints() {
-            match self.connect_to(&endpoint).await {
+        let (endpoints, mut last) = (self.endpoints(), String::new());
+        for endpoint in &endpoints {
+            match self.connect_to(endpoint).await {
                 Ok(link) => return Ok(link),
                 Err(error) => last = error,
             }
         }
-        let all = self.endpoints().join(", ");
-        Err(Failure::new(Exit::Unreachable, format!("nobody can be reached at {all}: {last}")))
+        Err(Failure::new(Exit::Unreachable, format!("nobody can be reached at {}: {last}", endpoints.join(", "))))
     }
 
     /// A connection to this server.
@@ -140,13 +142,13 @@ impl Link {
     async fn silence(&self, asked: Asked, status: &Status) -> Failure {
         let said = if status.source().is_some() { innermost(status) } else { status.message().to_owned() };
         let at = &self.endpoint;
-        if self.is_leaderless().await {
-            return Failure::new(Exit::NoQuorum, format!("{at} knows no quorum that could decide: {said}"));
-        }
         let done = match asked {
             Asked::Read => "",
             Asked::Write => "; whether it was done, or will be, is not known",
         };
+        if self.is_leaderless().await {
+            return Failure::new(Exit::NoQuorum, format!("{at} knows no quorum that could decide: {said}{done}"));
+        }
         Failure::new(Exit::Unreachable, format!("no answer from {at}: {said}{done}"))
     }
 

@@ -1,9 +1,13 @@
-//! The store, as the commands use it.
+//! The store, as the commands use it: over etcd's API, or over the native one where a namespace is named.
 //!
-//! Requests and answers are etcd's messages.
+//! Requests and answers are etcd's messages in either case.
+
+mod native;
+
+pub(crate) use native::Native;
 
 use crate::exit::Outcome;
-use crate::output::put_bytes;
+use crate::output::{Format, Output, put_bytes};
 use crate::reach::{Asked, Link, Reach, client};
 use clap::{Args, ValueEnum};
 use concur_proto::etcdserverpb as pb;
@@ -36,17 +40,40 @@ pub(crate) struct Stamp {
     pub(crate) level: Level,
     pub(crate) revision: i64,
     pub(crate) node: String,
-    pub(crate) term: u64,
+    /// What only one of the two APIs says, by name.
+    pub(crate) rest: Vec<(&'static str, Value)>,
 }
 
 impl Stamp {
     pub(crate) fn value(&self) -> Value {
-        json!({ "level": self.level.word(), "revision": self.revision, "node": self.node, "term": self.term })
+        let mut value = json!({ "level": self.level.word(), "revision": self.revision, "node": self.node });
+        self.rest.iter().for_each(|(name, rest)| value[*name] = rest.clone());
+        value
     }
 
     pub(crate) fn text(&self) -> String {
-        format!("{}, revision {}, served by {}, term {}\n", self.level.word(), self.revision, self.node, self.term)
+        let rest = self.rest.iter().map(|(name, value)| match value {
+            Value::String(text) => format!(", {name} {text}"),
+            other => format!(", {name} {other}"),
+        });
+        let rest: String = rest.collect();
+        format!("{}, revision {}, served by {}{rest}\n", self.level.word(), self.revision, self.node)
     }
+}
+
+/// An answer, and its freshness.
+#[derive(Debug, Clone)]
+pub(crate) struct Answered<T> {
+    pub(crate) value: T,
+    pub(crate) stamp: Stamp,
+}
+
+/// Which of a cluster's namespaces.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Namespaced {
+    /// The namespace [default: the one that etcd's API serves]
+    #[arg(long, short = 'n', env = "CONCUR_NAMESPACE", value_name = "NAME")]
+    pub(crate) namespace: Option<String>,
 }
 
 /// A key or a range of keys.
@@ -97,44 +124,68 @@ fn after_prefix(prefix: &[u8]) -> Vec<u8> {
     }
 }
 
-/// The store behind one server.
+/// The store.
 #[derive(Debug, Clone)]
-pub(crate) struct Store {
-    link: Link,
+pub(crate) enum Store {
+    /// Behind one server of etcd's API.
+    Etcd(Link),
+    /// A namespace behind all members.
+    Native(Native),
 }
 
 impl Store {
-    pub(crate) async fn open(reach: &Reach) -> Outcome<Self> {
-        Ok(Self { link: reach.connect().await? })
+    pub(crate) async fn open(reach: &Reach, namespaced: &Namespaced) -> Outcome<Self> {
+        match &namespaced.namespace {
+            None => Ok(Self::Etcd(reach.connect().await?)),
+            Some(namespace) => Ok(Self::Native(Native::open(reach, namespace)?)),
+        }
     }
 
-    pub(crate) async fn range(&self, level: Level, mut range: pb::RangeRequest) -> Outcome<pb::RangeResponse> {
+    pub(crate) async fn range(&self, level: Level, mut range: pb::RangeRequest) -> Outcome<Answered<pb::RangeResponse>> {
+        let link = match self {
+            Self::Native(native) => return native.range(level, range).await,
+            Self::Etcd(link) => link,
+        };
         range.serializable = level == Level::Eventual;
-        let mut client = client!(KvClient, self.link);
-        self.link.answer(Asked::Read, client.range(range)).await
+        let value = link.answer(Asked::Read, client!(KvClient, link).range(range)).await?;
+        Ok(Answered { stamp: etcd_stamp(level, value.header.as_ref()), value })
     }
 
-    pub(crate) async fn put(&self, put: pb::PutRequest) -> Outcome<pb::PutResponse> {
-        let mut client = client!(KvClient, self.link);
-        self.link.answer(Asked::Write, client.put(put)).await
+    pub(crate) async fn put(&self, put: pb::PutRequest) -> Outcome<Answered<pb::PutResponse>> {
+        let link = match self {
+            Self::Native(native) => return native.put(put).await,
+            Self::Etcd(link) => link,
+        };
+        let value = link.answer(Asked::Write, client!(KvClient, link).put(put)).await?;
+        Ok(Answered { stamp: etcd_stamp(Level::Strong, value.header.as_ref()), value })
     }
 
-    pub(crate) async fn delete(&self, delete: pb::DeleteRangeRequest) -> Outcome<pb::DeleteRangeResponse> {
-        let mut client = client!(KvClient, self.link);
-        self.link.answer(Asked::Write, client.delete_range(delete)).await
+    pub(crate) async fn delete(&self, delete: pb::DeleteRangeRequest) -> Outcome<Answered<pb::DeleteRangeResponse>> {
+        let link = match self {
+            Self::Native(native) => return native.delete(delete).await,
+            Self::Etcd(link) => link,
+        };
+        let value = link.answer(Asked::Write, client!(KvClient, link).delete_range(delete)).await?;
+        Ok(Answered { stamp: etcd_stamp(Level::Strong, value.header.as_ref()), value })
     }
 
-    pub(crate) async fn txn(&self, txn: pb::TxnRequest) -> Outcome<pb::TxnResponse> {
-        let mut client = client!(KvClient, self.link);
-        self.link.answer(Asked::Write, client.txn(txn)).await
+    /// The stamp as it is shown: the plain table has none, and what is shown names the node.
+    pub(crate) async fn shown(&self, output: &Output, mut stamp: Stamp) -> Option<Stamp> {
+        if output.format == Format::Table {
+            return None;
+        }
+        if let (Self::Etcd(link), Ok(id)) = (self, u64::from_str_radix(&stamp.node, 16)) {
+            stamp.node = link.member_name(id).await;
+        }
+        Some(stamp)
     }
+}
 
-    /// What a header says of an answer's freshness.
-    pub(crate) async fn stamp(&self, level: Level, header: Option<&pb::ResponseHeader>) -> Stamp {
-        let header = header.cloned().unwrap_or_default();
-        let node = self.link.member_name(header.member_id).await;
-        Stamp { level, revision: header.revision, node, term: header.raft_term }
-    }
+/// What a header says of an answer's freshness.
+pub(crate) fn etcd_stamp(level: Level, header: Option<&pb::ResponseHeader>) -> Stamp {
+    let header = header.cloned().unwrap_or_default();
+    let rest = vec![("term", header.raft_term.into())];
+    Stamp { level, revision: header.revision, node: format!("{:x}", header.member_id), rest }
 }
 
 /// A key and its value, for programs.

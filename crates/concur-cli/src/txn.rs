@@ -3,11 +3,12 @@
 mod words;
 
 use crate::exit::{Exit, Failure, Outcome};
-use crate::output::{Format, Output, readable};
-use crate::reach::{Reach, wait};
-use crate::store::{Level, Stamp, Store, pair_value};
+use crate::output::{Output, readable};
+use crate::reach::{Asked, Reach, client, wait};
+use crate::store::{Level, Stamp, Store, etcd_stamp, pair_value};
 use clap::Args;
 use concur_proto::etcdserverpb as pb;
+use concur_proto::etcdserverpb::kv_client::KvClient;
 use pb::response_op::Response;
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -43,13 +44,11 @@ impl Txn {
             return Err(Failure::new(Exit::Usage, "nothing to do: give --then or --else"));
         }
         wait(async {
-            let store = Store::open(&self.reach).await?;
+            let link = self.reach.connect().await?;
             let txn = pb::TxnRequest { compare: self.conditions, success: self.success, failure: self.failure };
-            let answer = store.txn(txn).await?;
-            let stamp = match self.output.format {
-                Format::Table => None,
-                _ => Some(store.stamp(Level::Strong, answer.header.as_ref()).await),
-            };
+            let answer = link.answer(Asked::Write, client!(KvClient, link).txn(txn)).await?;
+            let stamp = etcd_stamp(Level::Strong, answer.header.as_ref());
+            let stamp = Store::Etcd(link).shown(&self.output, stamp).await;
             let value = json!({
                 "succeeded": answer.succeeded,
                 "results": answer.responses.iter().map(result_value).collect::<Vec<_>>(),

@@ -5,7 +5,7 @@
 use crate::exit::{Exit, Failure, Outcome, Tone, say};
 use crate::output::{Output, put_bytes, readable};
 use crate::reach::{Asked, Link, Reach, client, wait};
-use crate::store::Keys;
+use crate::store::{Keys, Namespaced, Native};
 use clap::Args;
 use concur_proto::etcdserverpb as pb;
 use concur_proto::etcdserverpb::watch_client::WatchClient;
@@ -30,6 +30,8 @@ pub(crate) struct Watch {
     #[arg(long, env = "CONCUR_COUNT", value_parser = clap::value_parser!(u64).range(1..), value_name = "N")]
     count: Option<u64>,
     #[command(flatten)]
+    namespaced: Namespaced,
+    #[command(flatten)]
     reach: Reach,
     #[command(flatten)]
     output: Output,
@@ -38,6 +40,9 @@ pub(crate) struct Watch {
 impl Watch {
     pub(crate) fn run(self) -> Outcome {
         wait(async {
+            if let Some(namespace) = &self.namespaced.namespace {
+                return self.native(namespace).await;
+            }
             let mut state = Going { next: self.revision, left: self.count, heard: false };
             let mut link = self.reach.connect().await?;
             loop {
@@ -54,6 +59,23 @@ impl Watch {
                 link = self.reach.connect().await?;
             }
         })
+    }
+
+    /// Over the native API, whose client goes on elsewhere by itself.
+    async fn native(&self, namespace: &str) -> Outcome {
+        let (key, range_end) = self.keys.range();
+        let revision = u64::try_from(self.revision).unwrap_or(0);
+        let mut watching = Native::open(&self.reach, namespace)?.watch(key, range_end, revision, self.previous).await?;
+        let mut left = self.count;
+        loop {
+            for event in watching.next().await? {
+                self.output.show_next(&event_value(&event), |wide| event_text(&event, wide))?;
+                left = left.map(|left| left - 1);
+                if left == Some(0) {
+                    return Ok(());
+                }
+            }
+        }
     }
 
     async fn follow(&self, link: &Link, state: &mut Going) -> Ended {
@@ -162,7 +184,7 @@ fn event_value(event: &Event) -> Value {
     }
     fields.insert("revision".into(), kv.mod_revision.into());
     if let Some(previous) = &event.prev_kv {
-        fields.insert("previous".into(), crate::store::pair_value(previous));
+        put_bytes(&mut fields, "previous", &previous.value);
     }
     Value::Object(fields)
 }
@@ -176,7 +198,7 @@ fn event_text(event: &Event, wide: bool) -> String {
     if let Some(previous) = &event.prev_kv {
         text += &format!("  was {}", readable(&previous.value));
     }
-    if wide && kind == "put" {
+    if wide && kv.version > 0 {
         text += &format!("  version {}", kv.version);
     }
     text + "\n"

@@ -53,9 +53,9 @@ const ENDPOINTS: &str = "endpoints of all";
 
 /// The directory of the demo of this user that began last, if one runs.
 fn running() -> Option<PathBuf> {
-    let mine = std::fs::metadata("/proc/self").ok().map(|me| me.uid());
-    let of_mine = |directory: &PathBuf| std::fs::metadata(directory).is_ok_and(|owned| mine.is_none_or(|me| me == owned.uid()));
-    let running = demos().filter(|directory| of_mine(directory) && is_alive(directory));
+    let me = rustix::process::geteuid().as_raw();
+    let is_mine = |directory: &PathBuf| std::fs::metadata(directory).is_ok_and(|directory| directory.uid() == me);
+    let running = demos().filter(|directory| is_mine(directory) && is_alive(directory));
     running.max_by_key(|directory| std::fs::metadata(directory).and_then(|m| m.modified()).ok())
 }
 
