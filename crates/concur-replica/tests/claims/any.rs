@@ -267,6 +267,68 @@ fn whatever_is_lost_in_crashes_nothing_acknowledged_is_and_nothing_runs_twice() 
 }
 
 #[test]
+fn a_sessions_commands_come_behind_its_opening_at_a_replica_that_missed_it() {
+    for setup in setups(3) {
+        let mut pump = ready(setup);
+        pump.converge();
+        // Whoever opens it reaches only one other.
+        pump.cut.extend([(0, 2), (2, 0)]);
+        open(&mut pump, 0);
+        let token = pump.command(1, place(0), &[1, 1]);
+        pump.ok(token);
+        pump.run(Duration::from_millis(5));
+        pump.converge();
+        assert!((0..3).all(|index| pump.count(index, 1) == 1));
+    }
+}
+
+#[test]
+fn two_that_each_lack_what_the_other_has_executed_go_on_without_the_third() {
+    for setup in setups(3) {
+        let mut pump = ready(Setup { retained_bytes_max: 0, ..setup });
+        pump.converge();
+        pump.cut.extend([(0, 1), (1, 0)]);
+        let tokens = [pump.command(0, None, &[1, 1]), pump.command(1, None, &[2, 1])];
+        let mut waited = 0;
+        while tokens.iter().any(|token| !pump.answers.contains_key(token)) && waited < 300 {
+            pump.run(Duration::from_millis(1));
+            waited += 1;
+        }
+        pump.run(Duration::from_millis(2));
+        pump.crash(2);
+        pump.cut.clear();
+        for token in tokens {
+            pump.ok(token);
+        }
+        let token = pump.command(0, None, &[3, 1]);
+        pump.ok(token);
+        pump.run(Duration::from_secs(4));
+        assert!(pump.agree());
+        assert!([1, 2, 3].iter().all(|&key| pump.count(0, key) == 1));
+        pump.converge();
+    }
+}
+
+#[test]
+fn state_arrives_while_everybody_goes_on_writing() {
+    for setup in setups(3) {
+        let mut pump = ready(Setup { retained_bytes_max: 0, transfer_bytes_max: 16, ..setup });
+        open(&mut pump, 0);
+        lag(&mut pump, 2);
+        let mut waited = 0;
+        while pump.count(2, 6) == 0 {
+            for index in 0..3 {
+                pump.command(index, None, &[100 + (waited % 50) as u8, 1]);
+            }
+            pump.run(Duration::from_millis(5));
+            waited += 1;
+            assert!(waited < 1000, "no state in five seconds: {:?}", pump.notes);
+        }
+        pump.converge();
+    }
+}
+
+#[test]
 fn a_read_of_several_keys_in_a_partial_order_is_decided_or_asks_for_a_query() {
     for setup in setups(3).filter(|setup| setup.order == Ordering::Partial) {
         let mut pump = ready(setup);

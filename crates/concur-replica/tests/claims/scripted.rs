@@ -4,8 +4,8 @@ use crate::pump::{ELECTION, HEARTBEAT, Pump, Setup};
 use crate::tally::sum_of;
 use crate::toy::{Act, Toy, record, script};
 use bytes::Bytes;
-use concur_core::{Batch, BatchId, BootCount, Footprint, Frontier, ReadId, Refusal, ReplicaId, SessionId, Strategy, Value, Wire};
-use concur_network::{Body, Envelope};
+use concur_core::{Batch, BatchId, BootCount, Footprint, Frontier, Mark, ReadId, Refusal, ReplicaId, SessionId, Strategy, Value, Wire};
+use concur_network::{Body, Envelope, StateChunk};
 use concur_replica::{Event, InSession, Level, Refused, Request, Token};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -216,6 +216,102 @@ fn the_protocol_hears_what_is_stored_and_not_before() {
     pump.start(0);
     assert_eq!(script(|script| script.floors.clone()), [Frontier::slots(epoch, 1)]);
     assert_eq!(Frontier::from_bytes(&Frontier::slots(epoch, 1).to_bytes()), Ok(Frontier::slots(epoch, 1)));
+}
+
+/// The state after so many instances, as a peer would send it.
+fn state_of(pump: &Pump, length: u64, transfer: u64, last: bool) -> Bytes {
+    let config = pump.config(0);
+    let mark = Mark { frontier: Frontier::slots(config.epoch, length), orders: vec![Some(Bytes::new())] };
+    let sum = (u128::from(length) << 64) | u128::from(length);
+    let sum = (Bytes::from_static(b"\x01\x01"), Bytes::copy_from_slice(&sum.to_le_bytes()));
+    let entries = vec![(Bytes::from_static(b"\0m"), mark.to_bytes()), sum];
+    let body = Body::State(StateChunk { transfer, chunk: 0, last, entries });
+    Envelope { group: config.group, epoch: config.epoch, body }.encode()
+}
+
+fn asks_for_state(pump: &mut Pump, from: ReplicaId) -> usize {
+    let group = pump.config(0).group;
+    let sent = pump.kept.replace(Vec::new()).unwrap();
+    let asks =
+        |bytes: &Bytes| matches!(Envelope::decode(bytes), Ok(Envelope { group: g, body: Body::StateWanted { .. }, .. }) if g == group);
+    sent.iter().filter(|(_, outgoing)| outgoing.to == from && asks(&outgoing.bytes)).count()
+}
+
+#[test]
+fn installed_state_is_told_once_it_is_stored_and_what_it_reaches_is_executed() {
+    let mut pump = toy();
+    pump.kept = Some(Vec::new());
+    pump.nodes[0].holds_engine = true;
+    let acts = [Act::Decide(7), Act::Decide(5), Act::Fetch(ReplicaId(1), 5)];
+    script(|script| script.submits.extend(acts));
+    let unknown = add(&mut pump, Duration::from_secs(30));
+    pump.run(ELECTION * 7 / 2);
+    assert_eq!(script(|script| script.wanted.clone()), [0]);
+    assert_eq!(asks_for_state(&mut pump, ReplicaId(1)), 1);
+    // Nobody but the one that was asked is believed.
+    let bytes = state_of(&pump, 5, 9, true);
+    pump.offer(0, Event::Message { from: ReplicaId(2), bytes: bytes.clone() });
+    assert_eq!(pump.count(0, 1), 0);
+    pump.offer(0, Event::Message { from: ReplicaId(1), bytes });
+    // Slot 5 was decided and is reached; slot 6 is what is lacking before slot 7.
+    assert_eq!((pump.count(0, 1), pump.replica(0).status().executed), (5, Frontier::slots(pump.config(0).epoch, 6)));
+    assert_eq!(script(|script| script.wanted.clone()), [0, 6]);
+    assert!(script(|script| script.installed.is_empty()));
+    assert!(pump.replica(0).status().fetching);
+    pump.nodes[0].holds_engine = false;
+    pump.settle(0);
+    assert_eq!(script(|script| script.installed.clone()), [Frontier::slots(pump.config(0).epoch, 5)]);
+    assert!(!pump.answers.contains_key(&unknown));
+}
+
+#[test]
+fn a_crash_between_an_install_and_its_storing_leaves_the_one_state_or_the_other() {
+    for written in 0..2 {
+        let mut pump = toy();
+        pump.kept = Some(Vec::new());
+        for _ in 0..3 {
+            let token = add(&mut pump, Duration::from_secs(9));
+            pump.ok(token);
+        }
+        pump.nodes[0].holds_engine = true;
+        let token = add(&mut pump, Duration::from_secs(9));
+        pump.ok(token);
+        script(|script| script.submits.push_back(Act::Fetch(ReplicaId(1), 4)));
+        script(|script| script.submits.push_back(Act::Fetch(ReplicaId(1), 6)));
+        add(&mut pump, Duration::from_secs(30));
+        pump.run(ELECTION * 2);
+        let bytes = state_of(&pump, 6, 9, true);
+        pump.offer(0, Event::Message { from: ReplicaId(1), bytes });
+        assert_eq!(pump.count(0, 1), 6);
+        // The bulk of the fourth command, then the state in its place, then what was executed since, which is nothing.
+        let node = &mut pump.nodes[0];
+        assert_eq!(node.engine.iter().map(|(whole, _)| *whole).collect::<Vec<_>>(), [false, true, false]);
+        (0..3 * written).for_each(|_| drop(node.write_bulk()));
+        node.engine.clear();
+        // What a real protocol would have of the peer's instances, the toy has none of: give it the mark's worth.
+        let filler = record(Value::Noop);
+        node.records.resize(if written == 0 { 4 } else { 6 }, filler);
+        node.durable = node.records.len();
+        pump.crash(0);
+        pump.start(0);
+        assert_eq!(pump.count(0, 1), if written == 0 { 4 } else { 6 });
+    }
+}
+
+#[test]
+fn a_silent_source_is_left_for_another_and_given_up_in_the_end() {
+    let mut pump = toy();
+    pump.kept = Some(Vec::new());
+    let first = [Act::Fetch(ReplicaId(1), 5), Act::Fetch(ReplicaId(2), 5), Act::Fetch(ReplicaId(2), 5)];
+    script(|script| script.submits.extend(first.into_iter().chain([Act::Swallow; 9])));
+    add(&mut pump, Duration::from_secs(60));
+    pump.run(ELECTION / 2);
+    assert_eq!(asks_for_state(&mut pump, ReplicaId(1)), 1);
+    pump.run(ELECTION * 5);
+    assert!(asks_for_state(&mut pump, ReplicaId(2)) > 0);
+    pump.run(ELECTION * 20);
+    assert!(!pump.replica(0).status().fetching);
+    assert!(pump.notes.contains("state fetch given up"));
 }
 
 #[test]

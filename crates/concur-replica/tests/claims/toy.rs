@@ -11,6 +11,10 @@ use std::collections::{BTreeSet, VecDeque};
 pub(crate) enum Act {
     Refuse(Refusal),
     Swallow,
+    /// Decides nothing at this number.
+    Decide(u64),
+    /// Asks for the state of so many instances.
+    Fetch(ReplicaId, u64),
 }
 
 /// What it was asked, and what it is to do; it takes things up when the script has run out.
@@ -21,7 +25,8 @@ pub(crate) struct Script {
     pub(crate) submitted: Vec<BatchId>,
     pub(crate) asked: Vec<ReadId>,
     pub(crate) floors: Vec<Frontier>,
-    pub(crate) installed: usize,
+    pub(crate) installed: Vec<Frontier>,
+    pub(crate) wanted: Vec<u64>,
 }
 
 thread_local! {
@@ -106,6 +111,8 @@ impl Protocol for Toy {
                 match act {
                     Some(Act::Refuse(reason)) => cx.refuse(id, reason),
                     Some(Act::Swallow) => {}
+                    Some(Act::Decide(number)) => cx.decide(Instance::slot(number), Value::Noop, ()),
+                    Some(Act::Fetch(from, length)) => cx.fetch(from, Frontier::slots(cx.config.epoch, length)),
                     None if self.proposed.insert(id) => {
                         cx.persist(Proposed { value: value.clone() });
                         self.values.push(value);
@@ -122,13 +129,14 @@ impl Protocol for Toy {
                 });
                 match act {
                     Some(Act::Refuse(reason)) => cx.refuse_read(id, reason),
-                    Some(Act::Swallow) => {}
+                    Some(_) => {}
                     None => cx.read_at(id, Frontier::slots(cx.config.epoch, self.decided)),
                 }
             }
             Input::Floor(floor) => script(|script| script.floors.push(floor)),
-            Input::Installed(_) => script(|script| script.installed += 1),
-            Input::Wanted(_) | Input::Expired(_) | Input::Peer(..) | Input::Leave => {}
+            Input::Installed(mark) => script(|script| script.installed.push(mark.frontier)),
+            Input::Wanted(instance) => script(|script| script.wanted.push(instance.number)),
+            Input::Expired(_) | Input::Peer(..) | Input::Leave => {}
         }
     }
 
