@@ -43,3 +43,8 @@ pub use system::{
     Transport,
 };
 pub use units::{parse_duration, parse_size};
+
+/// The README's example, which is tested as it stands there.
+#[doc = include_str!("../../../README.md")]
+#[cfg(doctest)]
+pub struct Readme;
