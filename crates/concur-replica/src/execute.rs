@@ -12,9 +12,6 @@ use std::collections::BTreeSet;
 impl<M: StateMachine> Replica<M> {
     /// Executes everything that is in order; then the protocol is told what execution waits for.
     pub(crate) fn execute(&mut self, out: &mut Output) {
-        if self.is_paused() {
-            return;
-        }
         while let Some((instance, value)) = self.sequencer.pop() {
             out.changed = true;
             if self.record_executions {

@@ -5,8 +5,9 @@
 //! gave the view up, says so, and the transfer begins again; one that does not answer is given up, or left as soon as the protocol
 //! names another.
 //!
-//! State can be installed only over what it covers. In a partial order a replica that goes on executing would stay ahead of every
-//! view somewhere, so it executes nothing while it fetches; what it had executed is decided, and the source has it soon.
+//! State can be installed only over what it covers. In a partial order a source may lack something that the receiver has executed;
+//! it is decided, so the source has it soon, and the receiver asks again. That it does not stay ahead somewhere for ever is the
+//! protocol's to see to: what is proposed anew depends on what was forgotten, and waits for the state.
 //!
 //! Not here: a state that is sent while it changes, and chunks ahead of the answers. The view is a copy in memory.
 
@@ -14,7 +15,7 @@ use crate::api::{Bulk, Output, Refused};
 use crate::propose::Flight;
 use crate::replica::{Image, Replica};
 use bytes::Bytes;
-use concur_core::{AnyInput, Change, Frontier, Mark, Ordering, ReplicaId, ReplicaSet, StateMachine, Time};
+use concur_core::{AnyInput, Change, Frontier, Mark, ReplicaId, ReplicaSet, StateMachine, Time};
 use concur_network::{Body, StateChunk};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -85,11 +86,6 @@ impl Transfers {
 }
 
 impl<M: StateMachine> Replica<M> {
-    /// Whether nothing may be executed until the state that is fetched is here.
-    pub(crate) fn is_paused(&self) -> bool {
-        self.transfers.fetching.is_some() && self.settings.strategy.traits.order == Ordering::Partial
-    }
-
     /// Begins to fetch state that covers `frontier`, unless that is executed or a fetch is under way from somebody who answers.
     pub(crate) fn fetch(&mut self, from: ReplicaId, frontier: &Frontier, out: &mut Output) {
         let answers = |fetching: &Fetching| fetching.from == from || fetching.asked < 2;

@@ -6,8 +6,8 @@ use crate::toy::{Act, Toy, record, script};
 use bytes::Bytes;
 use concur_core::{Batch, BatchId, BootCount, Footprint, Frontier, Mark, ReadId, Refusal, ReplicaId, SessionId, Strategy, Value, Wire};
 use concur_network::{Body, Envelope, StateChunk};
-use concur_replica::{Event, InSession, Level, Refused, Request, Token};
-use std::collections::BTreeSet;
+use concur_replica::{Event, InSession, Level, Output, Refused, Request, Token};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 const TOY: Strategy = Strategy::of::<Toy>();
@@ -44,6 +44,15 @@ fn a_busy_protocol_is_asked_more_and_more_rarely() {
     assert!(!pump.answers.contains_key(&token));
     script(|script| script.submits.clear());
     pump.ok(token);
+}
+
+#[test]
+fn while_nobody_can_propose_the_protocol_is_asked_four_times_a_heartbeat() {
+    let mut pump = toy();
+    script(|script| script.submits.extend([Act::Refuse(Refusal::Redirect(None)); 1000]));
+    add(&mut pump, Duration::from_secs(60));
+    pump.run(HEARTBEAT * 10);
+    assert_eq!(script(|script| script.submitted.len()), 41);
 }
 
 #[test]
@@ -296,6 +305,41 @@ fn a_crash_between_an_install_and_its_storing_leaves_the_one_state_or_the_other(
         pump.start(0);
         assert_eq!(pump.count(0, 1), if written == 0 { 4 } else { 6 });
     }
+}
+
+#[test]
+fn several_steps_into_one_output_leave_the_engine_with_the_last_state() {
+    let mut pump = toy();
+    let (now, bytes) = (pump.now, state_of(&pump, 6, 9, true));
+    script(|script| script.submits.extend([Act::Fetch(ReplicaId(1), 6)]));
+    let mut out = Output::default();
+    let replica = pump.nodes[0].replica.as_mut().unwrap();
+    let request = |token| {
+        let request = Request::Command { session: None, body: Bytes::from_static(&[1, 1]), timeout: ELECTION * 9 };
+        Event::Request { token: Token(token), request }
+    };
+    replica.offer(request(1));
+    replica.step(now, 1, &mut out);
+    assert!(out.bulk.is_none());
+    // The batch is taken up at last and executed; then the state comes, in which it is not.
+    for later in [ELECTION * 2, ELECTION * 3] {
+        replica.step(now + later, 1, &mut out);
+        replica.offer(Event::Durable(out.through));
+    }
+    assert!(out.bulk.is_some());
+    replica.offer(Event::Message { from: ReplicaId(1), bytes });
+    replica.step(now + ELECTION * 4, 1, &mut out);
+    assert_eq!(replica.machine().commands(), 6);
+    let (install, bulk) = (out.install.take().unwrap(), out.bulk.take().unwrap());
+    let written: BTreeMap<Bytes, Option<Bytes>> =
+        install.changes.into_iter().chain(bulk.changes).map(|change| (change.key, change.value)).collect();
+    let image = written.into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
+    pump.nodes[0].image = image;
+    pump.nodes[0].records = vec![record(Value::Noop); 6];
+    pump.nodes[0].durable = 6;
+    pump.crash(0);
+    pump.start(0);
+    assert_eq!(pump.replica(0).machine().commands(), 6);
 }
 
 #[test]
