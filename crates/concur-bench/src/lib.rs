@@ -178,10 +178,10 @@ pub struct CompareArgs {
     #[arg(long, env = "CONCUR_BENCH_COMPARE_STRATEGY", value_name = "NAME")]
     pub strategy: Option<String>,
     /// A further argument for `concur serve`; may be repeated.
-    #[arg(long = "concur-arg", allow_hyphen_values = true, value_name = "ARG")]
+    #[arg(long = "concur-arg", env = "CONCUR_BENCH_COMPARE_CONCUR_ARG", allow_hyphen_values = true, value_name = "ARG")]
     pub concur_args: Vec<String>,
     /// Compare etcd with itself: the ratios then show how far this machine can be trusted.
-    #[arg(long, conflicts_with_all = ["concur", "strategy", "concur_args"])]
+    #[arg(long, env = "CONCUR_BENCH_COMPARE_CALIBRATE", conflicts_with_all = ["concur", "strategy", "concur_args"])]
     pub calibrate: bool,
     /// Rounds, each with one turn of each system; fewer than five are a look, not a result.
     #[arg(long, env = "CONCUR_BENCH_COMPARE_ROUNDS", value_parser = count, default_value = "5", value_name = "N")]

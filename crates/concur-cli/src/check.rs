@@ -14,7 +14,7 @@ use std::io::{IsTerminal, Write};
 #[derive(Debug, Args)]
 pub(crate) struct Check {
     /// Which strategy, as `concur strategies` prints them
-    #[arg(long, env = "CONCUR_STRATEGY", default_value = "raft", value_name = "NAME")]
+    #[arg(long, env = "CONCUR_STRATEGY", default_value = concur::registry()[0].traits.name, value_name = "NAME")]
     strategy: String,
     /// How many seeds
     #[arg(long, env = "CONCUR_SEEDS", default_value_t = 1_000, value_name = "N")]

@@ -239,7 +239,8 @@ fn settings_text(settings: &[Setting]) -> String {
 
 fn from_file(file: &Path) -> Outcome<Vec<Setting>> {
     let document = Document::read(&read(file)?);
-    let system = document.clone().into_system().map_err(|invalid| Failure::new(Exit::Invalid, invalid.to_string()))?;
+    let invalid = |invalid: concur::Invalid| Failure::new(Exit::Invalid, format!("{} is not valid\n{invalid}", file.display()));
+    let system = document.clone().into_system().map_err(invalid)?;
     Ok(from_system(&system, |field| document.place(field), &file.display().to_string()))
 }
 

@@ -102,3 +102,33 @@ fn main() -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn without_variable(command: &clap::Command, path: &str, found: &mut Vec<String>) {
+        let path = format!("{path} {}", command.get_name());
+        for argument in command.get_arguments() {
+            let is_flag = argument.get_long().is_some_and(|long| !["help", "version"].contains(&long));
+            let named = argument.get_env().is_some_and(|name| name.to_string_lossy().starts_with("CONCUR_"));
+            if is_flag && !named {
+                found.push(format!("{path} --{}", argument.get_id()));
+            }
+        }
+        command.get_subcommands().for_each(|command| without_variable(command, &path, found));
+    }
+
+    #[test]
+    fn every_flag_has_a_variable() {
+        let mut found = Vec::new();
+        without_variable(&Program::command(), "", &mut found);
+        assert!(found.is_empty(), "{found:?}");
+    }
+
+    #[test]
+    fn the_tree_of_commands_is_sound() {
+        Program::command().debug_assert();
+    }
+}

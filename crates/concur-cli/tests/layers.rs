@@ -92,7 +92,9 @@ fn a_protocol_is_named_in_its_folder_and_in_the_registry_only() {
         if generated || file == decision.join("lib.rs") {
             continue;
         }
-        for found in code(&file).split(|c| !word(c)).filter(|w| names.contains(&w.to_lowercase())) {
+        // A word in capitals is part of a text that etcd's API prescribes.
+        let named = |w: &&str| names.contains(&w.to_lowercase()) && w.chars().any(|c| c.is_lowercase());
+        for found in code(&file).split(|c| !word(c)).filter(named) {
             let at_home = own_folder.as_ref().is_some_and(|folder| *folder == *found.to_lowercase());
             assert!(at_home, "{} names {found}: iterate the registry instead", file.display());
         }

@@ -112,7 +112,7 @@ const EXPLANATIONS: &[Explanation] = &[
         "C022",
         "quorum too small for the strategy",
         "A strategy that decides in one round trip must be able to tell, after a crash, what may \
-       have been decided from those that are left. That needs larger quorums: Fast Paxos ⌈3N/4⌉, which is 4 of 5; EPaxos F + ⌊(F+1)/2⌋.",
+       have been decided from those that are left. That needs larger quorums: ⌈3N/4⌉ in Fast Paxos, which is 4 of 5; `concur strategies` shows those of each.",
     ),
     e(
         "C023",
