@@ -292,6 +292,17 @@ fn draw_episode(rng: &mut Rng, fault: Fault, replicas: usize, healed: Duration) 
     Episode { fault, start: Duration::from_micros(start), lasts: Duration::from_micros(lasts), nodes, strength }
 }
 
+/// Runs of no more operations show each.
+const OPERATIONS_SHOWN: usize = 40;
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { number, act, key, think, padding } = self;
+        write!(f, "after {:>6} ms: {act:?} {number} of key {key}", think.as_millis())?;
+        if *padding > 0 { write!(f, ", {padding} bytes long") } else { Ok(()) }
+    }
+}
+
 impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { strategy, replicas, ordering, tuning, .. } = self;
@@ -301,6 +312,9 @@ impl fmt::Display for Schedule {
             let kind = if client.session { "session" } else { "single shots" };
             let place = if client.moves { "moving" } else { "staying" };
             writeln!(f, "  client c{index} at {}, {place}, {kind}: {} operations", client.home, client.operations.len())?;
+            if self.operations() <= OPERATIONS_SHOWN {
+                client.operations.iter().try_for_each(|operation| writeln!(f, "    {operation}"))?;
+            }
         }
         self.episodes.iter().try_for_each(|episode| writeln!(f, "  {episode}"))
     }

@@ -64,6 +64,9 @@ pub(crate) struct World<'a> {
     pub(crate) now: Time,
     queue: BinaryHeap<Entry>,
     order: u64,
+    /// What is going to happen, by the queue's numbers, and numbers that are free.
+    things: Vec<Option<Thing>>,
+    free: Vec<u32>,
     pub(crate) rng: Rng,
     pub(crate) nodes: Vec<Node>,
     pub(crate) links: Links,
@@ -84,10 +87,11 @@ pub(crate) struct World<'a> {
     done: bool,
 }
 
+/// When something happens, and where it is kept until then.
 struct Entry {
     at: Time,
     order: u64,
-    thing: Thing,
+    thing: u32,
 }
 
 /// Something that happens.
@@ -143,6 +147,8 @@ impl<'a> World<'a> {
             now: Time(1_000_000_000),
             queue: BinaryHeap::with_capacity(1024),
             order: 0,
+            things: Vec::with_capacity(1024),
+            free: Vec::new(),
             rng: Rng::new(schedule.seed),
             nodes,
             links,
@@ -170,6 +176,16 @@ impl<'a> World<'a> {
 
     pub(crate) fn at(&mut self, at: Time, thing: Thing) {
         self.order += 1;
+        let thing = match self.free.pop() {
+            Some(index) => {
+                self.things[index as usize] = Some(thing);
+                index
+            }
+            None => {
+                self.things.push(Some(thing));
+                self.things.len() as u32 - 1
+            }
+        };
         self.queue.push(Entry { at, order: self.order, thing });
     }
 
@@ -193,6 +209,9 @@ impl<'a> World<'a> {
     pub(crate) fn live(&mut self) -> Result<(), Violation> {
         self.begin()?;
         while let Some(Entry { at, thing, .. }) = self.queue.pop() {
+            let index = thing;
+            let thing = self.things[index as usize].take().expect("what is in the queue is kept");
+            self.free.push(index);
             self.now = at;
             self.events += 1;
             if self.events > EVENTS_MAX {
@@ -309,6 +328,7 @@ impl<'a> World<'a> {
         let finished = *self.finished_at.get_or_insert(self.now);
         if self.converged() {
             self.done = true;
+            self.check_logs()?;
             return self.compare_states();
         }
         if self.now.since(finished) > patience {
@@ -334,6 +354,21 @@ impl<'a> World<'a> {
             }
         }
         text
+    }
+
+    /// Nobody's log or memory holds much more than what was asked to be kept.
+    fn check_logs(&self) -> Result<(), Violation> {
+        let tuning = &self.schedule.tuning;
+        for (index, process) in self.nodes.iter().enumerate().filter_map(|(index, node)| Some((index, node.process.as_ref()?))) {
+            let checkpoint: u64 = process.replica.checkpoint().iter().map(|record| record.len() as u64 + 64).sum();
+            // What grows until the next checkpoint, that checkpoint beside the last one, and the ends of segments.
+            let most = 2 * tuning.checkpoint_bytes + 2 * checkpoint + 8 * tuning.segment_bytes;
+            if process.log.bytes_in_use() > most {
+                let used = process.log.bytes_in_use();
+                return Err(Violation::new("bounds", format!("the log of r{index} takes {used} bytes, where {most} are enough")));
+            }
+        }
+        Ok(())
     }
 
     /// Equal frontiers mean equal states, to the last session.
