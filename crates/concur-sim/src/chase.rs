@@ -44,9 +44,9 @@ impl World<'_> {
             return;
         }
         self.chase.ballot = ballot;
-        // Some strike before anything is replicated, some between two messages, some later.
-        let farthest = self.schedule.network.one_way.iter().flatten().max().copied().unwrap_or_default();
-        let most = farthest * 8 + self.schedule.tuning.sync.1 * 4;
+        // Some strike before anything of it arrives, some between two of its messages.
+        let farthest = self.schedule.network.one_way[node].iter().max().copied().unwrap_or_default();
+        let most = if self.rng.chance(300_000) { farthest / 2 } else { farthest * 6 + self.schedule.tuning.sync.1 * 2 };
         let later = Duration::from_nanos(self.rng.below(most.as_nanos() as u64 + 1));
         self.after(later, Thing::Chase { node });
     }
@@ -69,7 +69,7 @@ impl World<'_> {
                 self.note_world(node, || "is cut off".to_owned());
                 self.chase.isolated = Some(node);
                 self.links.cut(&isolation(node), true);
-                self.tell_peers(node, Health::Down, 500_000);
+                self.tell_peers(node, Health::Down, 800_000);
                 for other in (0..self.nodes.len()).filter(|&other| kind == 1 && other != node) {
                     if self.rng.chance(500_000) {
                         self.restart_soon(other, Duration::from_millis(5));

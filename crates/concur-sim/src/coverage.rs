@@ -75,11 +75,11 @@ impl Coverage {
         let whole = Fault::ALL.iter().all(|fault| faults.contains(fault));
         let fault_least = if self.seeds >= 300 { (self.seeds / 100).max(1) } else { 0 };
         let of_faults = faults.iter().map(|fault| Line { name: fault.name(), seeds: seeds(fault.name()), least: fault_least });
-        let of_world = EVERYWHERE.iter().filter(|(_, fault)| fault.is_none_or(|fault| faults.contains(&fault))).map(|&(name, _)| Line {
-            name,
-            seeds: seeds(name),
-            least: if whole { enough } else { 0 },
-        });
+        let mine = |name: &str, fault: Option<Fault>| {
+            fault.is_none_or(|fault| faults.contains(&fault)) && !strategy.traits.transitions.contains(&name)
+        };
+        let of_world = EVERYWHERE.iter().filter(|&&(name, fault)| mine(name, fault));
+        let of_world = of_world.map(|&(name, _)| Line { name, seeds: seeds(name), least: if whole { enough } else { 0 } });
         let transitions = strategy.traits.transitions.iter();
         let of_protocol = transitions.map(|&name| Line { name, seeds: seeds(name), least: if whole { enough } else { 0 } });
         of_faults.chain(of_world).chain(of_protocol).collect()

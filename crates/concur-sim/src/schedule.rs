@@ -211,7 +211,8 @@ impl Tuning {
             heartbeat: election / rng.between(4, 8) as u32,
             election,
             window_max: [4, 16, 64, 256][rng.below(4) as usize],
-            message_bytes_max: [4_096, 8_192, 65_536][rng.below(3) as usize],
+            // The least takes every command that is not long, and hardly ever two.
+            message_bytes_max: [192, 4_096, 8_192, 65_536][rng.below(4) as usize],
             retained_bytes_max: [0, 512, 4_096, 65_536][rng.below(4) as usize],
             batches_in_flight_max: [1, 1, 2, 8][rng.below(4) as usize],
             batch_commands_max: [1, 4, 4_096][rng.below(3) as usize],
@@ -231,7 +232,11 @@ fn draw_clients(rng: &mut Rng, tuning: &Tuning, replicas: usize, keys: u8, heale
     let each = 200_u64.div_ceil(count) + rng.below(8);
     let writes = rng.between(30, 80);
     // Where most values are long, what a replica lacks does not fit into one message; but state should into a few dozen.
-    let long = if rng.chance(250_000) && tuning.transfer_bytes_max >= 4_096 { 700_000 } else { 100_000 };
+    let long = match tuning {
+        Tuning { message_bytes_max: ..4_096, .. } => 0,
+        Tuning { transfer_bytes_max: 4_096.., .. } if rng.chance(250_000) => 700_000,
+        _ => 100_000,
+    };
     let think_max = 2 * healed.as_micros() as u64 * 8 / 10 / each;
     let client = |rng: &mut Rng, index: u64| {
         let operation = |rng: &mut Rng, number: u64| {
@@ -264,7 +269,7 @@ fn draw_episodes(rng: &mut Rng, faults: &[Fault], replicas: usize, healed: Durat
     let mut episodes = Vec::new();
     for _ in 0..kinds {
         let fault = left.swap_remove(rng.below(left.len() as u64) as usize);
-        let times = if fault == Fault::FlippedByte { 1 } else { rng.between(1, 3) };
+        let times = if matches!(fault, Fault::FlippedByte | Fault::Chase) { 1 } else { rng.between(1, 3) };
         for _ in 0..times {
             episodes.push(draw_episode(rng, fault, replicas, healed));
         }
@@ -277,6 +282,8 @@ fn draw_episode(rng: &mut Rng, fault: Fault, replicas: usize, healed: Duration) 
     let whole = healed.as_micros() as u64;
     let start = rng.between(whole / 20, whole * 8 / 10);
     let lasts = rng.between(whole / 50, whole / 3).min(whole - start);
+    // One leader after the other takes its time.
+    let (start, lasts) = if fault == Fault::Chase { (start / 4, whole - start) } else { (start, lasts) };
     let one = ReplicaSet::one(ReplicaId(rng.below(replicas as u64) as u8));
     let some: ReplicaSet = (0..replicas as u8).map(ReplicaId).filter(|_| rng.chance(500_000)).collect();
     let some = if some.is_empty() || some.len() == replicas { one } else { some };
