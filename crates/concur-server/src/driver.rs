@@ -5,7 +5,7 @@
 //! sync, while the messages travel; then the replicas hear that they are durable, which lets go of votes, acknowledgements and
 //! replies. There is no timer for batching: what comes during a sync is the next batch.
 //!
-//! State goes to the engine behind all that ([`behind`]). Once the engine holds more than at the last checkpoint and the log has
+//! State goes to the engine behind all that (`behind`). Once the engine holds more than at the last checkpoint and the log has
 //! grown by enough, a group's records are replaced by a checkpoint, so that the log before it is given up.
 //!
 //! A log that fails stops the node at once: after a failed sync nobody knows what the disk has. When the disk is full, commands

@@ -1,7 +1,7 @@
 //! Sends each request to the service that its path names.
 //!
 //! A [`Front`] is what [`serve`](crate::serve::serve) is given: gRPC calls go to the services of etcd's API and to the health
-//! check, everything else to the pages of [`pages`](crate::pages). It is cloned for each connection and holds only handles.
+//! check, everything else to the pages of `pages`. It is cloned for each connection and holds only handles.
 
 use std::convert::Infallible;
 use std::task::{Context, Poll};

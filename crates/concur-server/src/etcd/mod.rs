@@ -1,7 +1,7 @@
 //! The front door that speaks etcd's v3 API.
 //!
 //! One [`Etcd`] implements every service; each file holds the services of one subject. A request becomes a command or a query
-//! of the store ([`convert`]), crosses the [`Door`], and the answer becomes the response, its header filled from the
+//! of the store (`convert`), crosses the [`Door`], and the answer becomes the response, its header filled from the
 //! reply's revision and the stamp's term. Refusals have the codes and texts that etcd's clients compare ([`errors`]).
 //!
 //! Reads are linearizable unless the request says serializable. A transaction that writes nothing is served as a read.
