@@ -4,6 +4,7 @@
 #[path = "../../../concur-execution/src/graph.rs"]
 #[allow(dead_code, missing_docs, unreachable_pub)]
 mod graph;
+mod found;
 mod world;
 
 use concur_core::Protocol;
