@@ -45,6 +45,8 @@ const TICK: Duration = Duration::from_millis(100);
 const SYNC: Duration = Duration::from_secs(2);
 /// How often a full log is tried again.
 const REFILL: Duration = Duration::from_millis(250);
+/// Rounds of steps in one turn; clients and peers are looked at again after so many.
+const STEPS_MAX: usize = 64;
 /// A group that needs what is so many checkpoints old is checkpointed though it is quiet.
 const QUIET_CHECKPOINTS: u64 = 4;
 
@@ -263,7 +265,7 @@ impl<M: StateMachine> Driver<M> {
     async fn turn(&mut self) -> Result<(), NodeError> {
         self.deliver()?;
         let clock = self.parts.clock;
-        loop {
+        for _ in 0..STEPS_MAX {
             let now = clock.now();
             let mut stepped = false;
             for (i, group) in self.parts.groups.iter_mut().enumerate() {
@@ -475,8 +477,8 @@ impl<M: StateMachine> Driver<M> {
         let clock = &self.parts.clock;
         let mut wake = self.tick_at;
         for group in &self.parts.groups {
-            let unfinished = group.desk.as_ref().is_some_and(|desk| desk.is_unfinished());
-            wake = if unfinished { Instant::now() } else { wake.min(clock.at(group.seat.replica.wake_at())) };
+            let unfinished = group.desk.as_ref().is_some_and(|desk| desk.is_unfinished()) || group.is_due(clock.now());
+            wake = wake.min(if unfinished { Instant::now() } else { clock.at(group.seat.replica.wake_at()) });
         }
         if self.full { wake.min(self.refill_at) } else { wake }
     }

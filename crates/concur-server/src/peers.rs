@@ -271,3 +271,32 @@ fn check_hello(me: &Me, hello: &Hello, peer: Option<&Peer>, known: Life) -> Resu
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_and_members_that_forgot_are_refused() {
+        let me = Me { cluster: 7, replica: ReplicaId(0), node: 10, incarnation: 1, boot: 1, client_urls: Vec::new() };
+        let peer = Peer { replica: ReplicaId(1), node: 11, name: "n2".into(), address: String::new() };
+        let known = Life { incarnation: 5, boot: 3 };
+        let hello = Me { node: 11, incarnation: 5, boot: 4, ..me.clone() }.hello(10);
+        let answer = |hello: &Hello, peer| check_hello(&me, hello, peer, known);
+        assert_eq!(answer(&hello, Some(&peer)), Ok(()));
+        assert!(answer(&Hello { boot: 3, ..hello.clone() }, Some(&peer)).is_ok(), "the same run may call again");
+        let refused = [
+            (Hello { cluster: 8, ..hello.clone() }, Some(&peer), "cluster"),
+            (Hello { node: 12, ..hello.clone() }, None, "no other member"),
+            (Hello { to: 12, ..hello.clone() }, Some(&peer), "addresses"),
+            (Hello { version: 0, ..hello.clone() }, Some(&peer), "version"),
+            (Hello { incarnation: 6, ..hello.clone() }, Some(&peer), "another disk"),
+            (Hello { boot: 2, ..hello.clone() }, Some(&peer), "an old copy"),
+        ];
+        for (hello, peer, why) in refused {
+            let said = answer(&hello, peer).expect_err(why);
+            assert!(said.contains(why), "{said}");
+        }
+        assert_eq!(sound_urls(&["http://a:1".into(), "\u{1b}[31m".into(), "x".repeat(300)]), ["http://a:1"]);
+    }
+}

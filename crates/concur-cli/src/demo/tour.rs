@@ -89,8 +89,7 @@ impl Tour<'_> {
             _ => format!("{} :{}", node.name, node.client_port),
         };
         let places = self.nodes.borrow().nodes.iter().enumerate().map(place).collect::<Vec<_>>().join("   ");
-        let (name, quorum) = (strategy.traits.name, count / 2 + 1);
-        self.line(true, &format!("{count} nodes   {places}      {name} · {quorum} of {count} decide"))
+        self.line(true, &format!("{count} nodes   {places}      {} · majority of {count}", strategy.traits.name))
     }
 
     /// Waits until a node knows who leads, or stands for it.
@@ -222,7 +221,7 @@ impl Tour<'_> {
         let (name, count) = (self.name(victim), self.clients.len());
         let counts = format!("{} of {}{lacking}", thousands(there), thousands(wanted.len()));
         let claim = if holds { "every acknowledged write is there" } else { "acknowledged writes are missing" };
-        self.line(holds, &format!("{name} restarted, caught up; {claim} on all {count} ({counts})"))
+        self.line(holds, &format!("{name} restarted, caught up; {claim} on all {} ({counts})", word(count)))
     }
 
     /// How many of the acknowledged writes a node has, once it has caught up or long enough passed.
@@ -246,6 +245,12 @@ fn mark(sign: &str, colour: &str, text: &str) -> Outcome {
 
 fn millis(took: Duration) -> String {
     format!("{:.1} ms", took.as_secs_f64() * 1e3)
+}
+
+/// A small number in letters.
+fn word(n: usize) -> String {
+    const WORDS: [&str; 10] = ["none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"];
+    WORDS.get(n).map_or_else(|| n.to_string(), |word| (*word).to_owned())
 }
 
 /// `1,204`.
