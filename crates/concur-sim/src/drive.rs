@@ -66,7 +66,9 @@ impl World<'_> {
             Err(error) => return self.refuse_disk(index, &error.to_string()),
         };
         replica.record_executions(true);
-        let checkpoint_at = log.written().0;
+        let writing_from = log.written().0;
+        // What was logged before counts too: a node that restarts often must come to a checkpoint all the same.
+        let checkpoint_at = log.oldest_need().map_or(writing_from, |(_, at)| at.0);
         let process = Process {
             replica,
             log,
@@ -75,7 +77,7 @@ impl World<'_> {
             wake_at: None,
             appended: Ticket(0),
             syncing: None,
-            writing_from: checkpoint_at,
+            writing_from,
             checkpoint_at,
             engine: VecDeque::new(),
             tokens: BTreeMap::new(),
