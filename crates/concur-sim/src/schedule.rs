@@ -171,8 +171,9 @@ impl Schedule {
         let tuning = Tuning::draw(&mut rng, wide);
         let keys = rng.between(1, 8) as u8;
         let healed = tuning.election * rng.between(5, 9) as u32 + Duration::from_millis(500);
+        let mut episodes = draw_episodes(&mut rng, &options.faults, replicas, healed);
+        let healed = prolong_chase(&mut episodes, healed);
         let clients = draw_clients(&mut rng, &tuning, replicas, keys, healed);
-        let episodes = draw_episodes(&mut rng, &options.faults, replicas, healed);
         let strategy = options.strategy;
         Self { seed, strategy, replicas, ordering, tuning, network, keys, clients, episodes, healed }
     }
@@ -211,7 +212,7 @@ impl Tuning {
             heartbeat: election / rng.between(4, 8) as u32,
             election,
             window_max: [4, 16, 64, 256][rng.below(4) as usize],
-            // The least takes every command that is not long, and hardly ever two.
+            // The least takes one command that is not long, and nothing beside.
             message_bytes_max: [192, 4_096, 8_192, 65_536][rng.below(4) as usize],
             retained_bytes_max: [0, 512, 4_096, 65_536][rng.below(4) as usize],
             batches_in_flight_max: [1, 1, 2, 8][rng.below(4) as usize],
@@ -242,7 +243,11 @@ fn draw_clients(rng: &mut Rng, tuning: &Tuning, replicas: usize, keys: u8, heale
         let operation = |rng: &mut Rng, number: u64| {
             let act = draw_act(rng, writes);
             let key = rng.below(u64::from(keys)) as u8;
-            let padding = if rng.chance(long) { rng.between(400, 1_500) as u16 } else { 0 };
+            let padding = match act {
+                Act::Put if long == 0 => 100,
+                _ if rng.chance(long) => rng.between(400, 1_500) as u16,
+                _ => 0,
+            };
             Operation { number: number as u32, act, key, think: Duration::from_micros(rng.below(think_max)), padding }
         };
         let home = ReplicaId((index % replicas as u64) as u8);
@@ -278,12 +283,17 @@ fn draw_episodes(rng: &mut Rng, faults: &[Fault], replicas: usize, healed: Durat
     episodes
 }
 
+/// One leader after the other takes its time: a chase goes on for longer than all else.
+fn prolong_chase(episodes: &mut [Episode], healed: Duration) -> Duration {
+    let Some(chase) = episodes.iter_mut().find(|episode| episode.fault == Fault::Chase) else { return healed };
+    chase.lasts = healed * 3 - chase.start;
+    healed * 3
+}
+
 fn draw_episode(rng: &mut Rng, fault: Fault, replicas: usize, healed: Duration) -> Episode {
     let whole = healed.as_micros() as u64;
     let start = rng.between(whole / 20, whole * 8 / 10);
     let lasts = rng.between(whole / 50, whole / 3).min(whole - start);
-    // One leader after the other takes its time.
-    let (start, lasts) = if fault == Fault::Chase { (start / 4, whole - start) } else { (start, lasts) };
     let one = ReplicaSet::one(ReplicaId(rng.below(replicas as u64) as u8));
     let some: ReplicaSet = (0..replicas as u8).map(ReplicaId).filter(|_| rng.chance(500_000)).collect();
     let some = if some.is_empty() || some.len() == replicas { one } else { some };
