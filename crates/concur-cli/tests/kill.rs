@@ -4,19 +4,24 @@
 //! up cannot come back over a later one. A strong read that began after a number was acknowledged, or read, must not answer with a
 //! smaller one, wherever it is asked. In the end every member must hold every write that was acknowledged.
 //!
+//! The default namespace is spoken to over etcd's API; where a strategy can order per key, such a namespace over the native one.
+//! Logs are shortened often, so that members come back by checkpoints and by state as well as by log.
+//!
 //! `CONCUR_KILL_ROUNDS` says how many faults there are for each strategy, `CONCUR_KILL_SEED` which.
 
 use bytes::Bytes;
+use concur_client::kv;
+use concur_client::{Level, Options, Store};
 use concur_proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use concur_proto::etcdserverpb::kv_client::KvClient;
 use concur_proto::etcdserverpb::request_op::Request;
 use concur_proto::etcdserverpb::{Compare, PutRequest, RangeRequest, RequestOp, TxnRequest};
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
-use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
 const MEMBERS: usize = 3;
@@ -31,39 +36,44 @@ const CALL_TIME_MAX: Duration = Duration::from_millis(1500);
 
 struct Member {
     client_port: u16,
-    peer_port: u16,
     child: Option<Child>,
 }
 
 struct Cluster {
     directory: PathBuf,
-    strategy: &'static str,
     members: Vec<Member>,
 }
+
+/// The namespace that is ordered per key.
+const PER_KEY: &str = "per-key";
 
 impl Cluster {
     fn start(strategy: &'static str) -> Self {
         let directory = std::env::temp_dir().join(format!("concur-kill-{strategy}-{}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
         let free = || std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
-        let members = (0..MEMBERS).map(|_| Member { client_port: free(), peer_port: free(), child: None }).collect();
-        let mut cluster = Self { directory, strategy, members };
+        let members: Vec<Member> = (0..MEMBERS).map(|_| Member { client_port: free(), child: None }).collect();
+        let mut file = format!(
+            "[system]\ndecision_making = \"{strategy}\"\n[timeouts]\nheartbeat = \"60 ms\"\nelection = \"500 ms\"\n\
+             [limits]\ncheckpoint_bytes = \"128 KiB\"\nretained_bytes_max = \"64 KiB\"\n\
+             [[namespace]]\nname = \"{PER_KEY}\"\norder = \"per-key\"\n"
+        );
+        for (i, member) in members.iter().enumerate() {
+            let (peer, client) = (free(), member.client_port);
+            file += &format!("[[members]]\nname = \"n{i}\"\npeer = \"127.0.0.1:{peer}\"\nclient = \"127.0.0.1:{client}\"\n");
+        }
+        std::fs::write(directory.join("system.toml"), file).unwrap();
+        let mut cluster = Self { directory, members };
         (0..MEMBERS).for_each(|i| cluster.spawn(i));
         cluster
     }
 
     fn spawn(&mut self, i: usize) {
-        let all = self.members.iter().enumerate().map(|(i, m)| format!("n{i}=http://127.0.0.1:{}", m.peer_port));
-        let all = all.collect::<Vec<_>>().join(",");
         let log = std::fs::File::options().create(true).append(true).open(self.log(i)).unwrap();
-        let member = &mut self.members[i];
-        let (client, peer) = (format!("http://127.0.0.1:{}", member.client_port), format!("http://127.0.0.1:{}", member.peer_port));
         let mut command = Command::new(env!("CARGO_BIN_EXE_concur"));
-        command.arg("serve").args(["--name", &format!("n{i}")]).arg("--data-dir").arg(self.directory.join(format!("n{i}")));
-        command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client, "--listen-peer-urls", &peer]);
-        command.args(["--initial-advertise-peer-urls", &peer, "--initial-cluster", &all, "--strategy", self.strategy]);
-        command.args(["--heartbeat-interval", "60", "--election-timeout", "500", "--log-segment-bytes", "1MiB", "--until-stdin-ends"]);
-        member.child = Some(command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log).spawn().unwrap());
+        command.args(["serve", "--name", &format!("n{i}"), "--log-segment-bytes", "1MiB", "--until-stdin-ends"]);
+        command.arg("--config").arg(self.directory.join("system.toml")).arg("--data-dir").arg(self.directory.join(format!("n{i}")));
+        self.members[i].child = Some(command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log).spawn().unwrap());
     }
 
     fn log(&self, i: usize) -> PathBuf {
@@ -121,16 +131,6 @@ struct History {
 
 type Shared = Rc<RefCell<History>>;
 
-fn client(port: u16) -> KvClient<Channel> {
-    let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{port}")).unwrap().tcp_nodelay(true);
-    KvClient::new(endpoint.connect_timeout(CALL_TIME_MAX).connect_lazy()).max_decoding_message_size(256 << 20)
-}
-
-async fn within<T>(call: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Result<T, Status> {
-    let answer = tokio::time::timeout(CALL_TIME_MAX, call).await;
-    answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer"))).map(tonic::Response::into_inner)
-}
-
 fn key(writer: usize) -> Bytes {
     Bytes::from(format!("register/{writer}"))
 }
@@ -140,54 +140,135 @@ fn number(n: u64) -> Bytes {
     Bytes::from(format!("{n:012}"))
 }
 
-fn put(key: Bytes, value: Bytes) -> RequestOp {
-    RequestOp { request: Some(Request::RequestPut(PutRequest { key, value, ..PutRequest::default() })) }
+/// A client of one member. Every call says why it failed, for people.
+#[allow(clippy::large_enum_variant)]
+enum Speaker {
+    Etcd(KvClient<Channel>),
+    Native(Store),
 }
 
-/// Writes `n` into a register if it holds less, and a key of its own.
-fn write(writer: usize, n: u64) -> (TxnRequest, (Bytes, Bytes)) {
-    let less = Compare {
-        key: key(writer),
-        result: CompareResult::Less as i32,
-        target: CompareTarget::Value as i32,
-        target_union: Some(TargetUnion::Value(number(n))),
-        ..Compare::default()
-    };
-    let own = (Bytes::from(format!("written/{writer}/{n:012}")), number(n));
-    let success = vec![put(key(writer), number(n)), put(own.0.clone(), own.1.clone())];
-    (TxnRequest { compare: vec![less], success, failure: Vec::new() }, own)
+type Said<T> = Result<T, String>;
+
+async fn within<T, E: ToString>(call: impl Future<Output = Result<T, E>>) -> Said<T> {
+    match tokio::time::timeout(CALL_TIME_MAX, call).await {
+        Ok(answer) => answer.map_err(|error| error.to_string()),
+        Err(_) => Err("no answer".into()),
+    }
 }
 
-async fn writer(writer: usize, ports: Vec<u16>, history: Shared) {
-    let mut clients: Vec<_> = ports.into_iter().map(client).collect();
-    let mut at = writer % clients.len();
+impl Speaker {
+    fn new(per_key: bool, port: u16) -> Self {
+        if per_key {
+            let options = Options {
+                namespace: PER_KEY.into(),
+                timeout: CALL_TIME_MAX,
+                answer_bytes_max: 256 << 20,
+                ..Options::new([format!("127.0.0.1:{port}")])
+            };
+            return Self::Native(Store::open(options).unwrap());
+        }
+        let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{port}")).unwrap().tcp_nodelay(true);
+        Self::Etcd(KvClient::new(endpoint.connect_timeout(CALL_TIME_MAX).connect_lazy()).max_decoding_message_size(256 << 20))
+    }
+
+    async fn put(&mut self, key: Bytes, value: Bytes) -> Said<()> {
+        match self {
+            Self::Etcd(kv) => within(kv.put(PutRequest { key, value, ..PutRequest::default() })).await.map(drop),
+            Self::Native(store) => within(store.put(key, value)).await.map(drop),
+        }
+    }
+
+    /// Writes `n` into a register if it holds less; whether it did.
+    async fn write(&mut self, writer: usize, n: u64) -> Said<bool> {
+        match self {
+            Self::Etcd(client) => {
+                let compare = Compare {
+                    key: key(writer),
+                    result: CompareResult::Less as i32,
+                    target: CompareTarget::Value as i32,
+                    target_union: Some(TargetUnion::Value(number(n))),
+                    ..Compare::default()
+                };
+                let put = PutRequest { key: key(writer), value: number(n), ..PutRequest::default() };
+                let success = vec![RequestOp { request: Some(Request::RequestPut(put)) }];
+                let reply = within(client.txn(TxnRequest { compare: vec![compare], success, failure: Vec::new() })).await?;
+                Ok(reply.into_inner().succeeded)
+            }
+            Self::Native(store) => {
+                let target = kv::Target::Value(number(n));
+                let compare = kv::Compare { key: key(writer), range_end: Bytes::new(), relation: kv::Relation::Less, target };
+                let put = kv::Put { key: key(writer), value: number(n), ..kv::Put::default() };
+                let txn = kv::Txn { compare: vec![compare], success: vec![kv::Op::Put(put)], failure: Vec::new() };
+                Ok(within(store.txn(txn)).await?.value.succeeded)
+            }
+        }
+    }
+
+    /// A strong read of a register.
+    async fn read(&mut self, register: usize) -> Said<String> {
+        let value = match self {
+            Self::Etcd(client) => {
+                let range = RangeRequest { key: key(register), ..RangeRequest::default() };
+                within(client.range(range)).await?.into_inner().kvs.into_iter().next().map(|kv| kv.value)
+            }
+            Self::Native(store) => within(store.get(key(register), Level::Strong)).await?.value.map(|kv| kv.value),
+        };
+        Ok(value.map_or_else(String::new, |value| String::from_utf8_lossy(&value).into_owned()))
+    }
+
+    /// Every key of the writers' own that this member holds.
+    async fn written(&mut self) -> Said<BTreeMap<Bytes, Bytes>> {
+        let (key, range_end) = (Bytes::from("written/"), Bytes::from("written0"));
+        match self {
+            Self::Etcd(client) => {
+                let range = RangeRequest { key, range_end, serializable: true, ..RangeRequest::default() };
+                let reply = within(client.range(range)).await?.into_inner();
+                Ok(reply.kvs.into_iter().map(|kv| (kv.key, kv.value)).collect())
+            }
+            Self::Native(store) => {
+                let range = kv::RangeQuery { key, range_end, ..kv::RangeQuery::default() };
+                let answer = within(store.range(Level::Eventual, range)).await?.value;
+                Ok(answer.kvs.into_iter().map(|kv| (kv.key, kv.value)).collect())
+            }
+        }
+    }
+}
+
+fn speakers(per_key: bool, ports: &[u16]) -> Vec<Speaker> {
+    ports.iter().map(|&port| Speaker::new(per_key, port)).collect()
+}
+
+/// Writes a key of its own, then the register.
+async fn writer(writer: usize, mut speakers: Vec<Speaker>, history: Shared) {
+    let mut at = writer % speakers.len();
     for n in 1u64.. {
+        // Long enough that a member soon misses more than the others keep.
+        let own = (Bytes::from(format!("written/{writer}/{n:012}")), Bytes::from(format!("{n:02000}")));
+        match speakers[at].put(own.0.clone(), own.1.clone()).await {
+            Ok(()) => history.borrow_mut().acknowledged.push(own),
+            Err(_) => at = (at + 1) % speakers.len(),
+        }
         history.borrow_mut().registers[writer].tried = n;
-        let (request, own) = write(writer, n);
-        match within(clients[at].txn(request)).await {
-            Ok(reply) => {
+        match speakers[at].write(writer, n).await {
+            Ok(done) => {
                 let mut history = history.borrow_mut();
-                if !reply.succeeded {
+                if !done {
                     history.violations.push(format!("writer {writer}: {n} was executed twice, or its register went ahead of its writer"));
                 }
-                history.acknowledged.push(own);
                 let register = &mut history.registers[writer];
                 register.known = register.known.max(n);
             }
-            Err(_) => at = (at + 1) % clients.len(),
+            Err(_) => at = (at + 1) % speakers.len(),
         }
         tokio::task::yield_now().await;
     }
 }
 
-async fn reader(reader: usize, ports: Vec<u16>, history: Shared) {
-    let mut clients: Vec<_> = ports.into_iter().map(client).collect();
+async fn reader(reader: usize, mut speakers: Vec<Speaker>, history: Shared) {
     for round in reader.. {
-        let (at, register) = (round % clients.len(), (round / clients.len()) % WRITERS);
+        let (at, register) = (round % speakers.len(), (round / speakers.len()) % WRITERS);
         let known = history.borrow().registers[register].known;
-        let read = within(clients[at].range(RangeRequest { key: key(register), ..RangeRequest::default() })).await;
-        let Ok(reply) = read else { continue };
-        let value = reply.kvs.first().map_or("", |kv| std::str::from_utf8(&kv.value).unwrap());
+        let Ok(value) = speakers[at].read(register).await else { continue };
         let mut history = history.borrow_mut();
         history.reads += 1;
         let tried = history.registers[register].tried;
@@ -237,32 +318,22 @@ async fn fault(cluster: &mut Cluster, history: &Shared, dice: &mut Dice) {
     progress(cluster, history, PROGRESS).await;
 }
 
-async fn prepare(ports: &[u16]) {
+async fn prepare(speaker: &mut Speaker) {
     let until = Instant::now() + PATIENCE;
-    let mut kv = client(ports[0]);
     for writer in 0..WRITERS {
-        let first = PutRequest { key: key(writer), value: number(0), ..PutRequest::default() };
-        while let Err(status) = within(kv.put(first.clone())).await {
-            assert!(Instant::now() < until, "{status}");
+        while let Err(why) = speaker.put(key(writer), number(0)).await {
+            assert!(Instant::now() < until, "{why}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 }
 
 /// Every member holds every acknowledged write, once it has caught up.
-async fn check(cluster: &Cluster, ports: &[u16], history: &History) {
-    for (i, &port) in ports.iter().enumerate() {
-        let (mut kv, until) = (client(port), Instant::now() + PATIENCE);
+async fn check(cluster: &Cluster, speakers: Vec<Speaker>, history: &History) {
+    for (i, mut speaker) in speakers.into_iter().enumerate() {
+        let until = Instant::now() + PATIENCE;
         loop {
-            let all = RangeRequest { key: "written/".into(), range_end: "written0".into(), serializable: true, ..RangeRequest::default() };
-            let held: std::collections::BTreeMap<_, _> = kv
-                .range(all)
-                .await
-                .map(|reply| reply.into_inner().kvs)
-                .unwrap_or_default()
-                .into_iter()
-                .map(|kv| (kv.key, kv.value))
-                .collect();
+            let held = speaker.written().await.unwrap_or_default();
             let lost: Vec<_> = history.acknowledged.iter().filter(|(key, value)| held.get(key) != Some(value)).collect();
             if lost.is_empty() {
                 break;
@@ -289,29 +360,36 @@ fn nothing_acknowledged_is_lost_and_nothing_stale_is_read() {
     let seed = variable("CONCUR_KILL_SEED").unwrap_or_else(|| SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64 | 1);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     for strategy in concur::registry() {
-        println!("{}: CONCUR_KILL_SEED={seed} CONCUR_KILL_ROUNDS={rounds}", strategy.traits.name);
-        let mut cluster = Cluster::start(strategy.traits.name);
-        let mut dice = Dice(seed);
-        tokio::task::LocalSet::new().block_on(&runtime, async {
-            let ports: Vec<u16> = cluster.members.iter().map(|member| member.client_port).collect();
-            prepare(&ports).await;
-            let history = Shared::default();
-            history.borrow_mut().registers.resize_with(WRITERS, Register::default);
-            let writers = (0..WRITERS).map(|w| tokio::task::spawn_local(writer(w, ports.clone(), history.clone())));
-            let mut tasks: Vec<_> = writers.collect();
-            tasks.extend((0..READERS).map(|r| tokio::task::spawn_local(reader(r, ports.clone(), history.clone()))));
-            progress(&mut cluster, &history, PROGRESS).await;
-            for _ in 0..rounds {
-                fault(&mut cluster, &history, &mut dice).await;
-            }
-            tasks.iter().for_each(tokio::task::JoinHandle::abort);
-            for task in tasks {
-                assert!(task.await.is_err_and(|error| error.is_cancelled()), "a client panicked");
-            }
-            let history = history.take();
-            assert!(history.violations.is_empty(), "{:#?}", history.violations);
-            check(&cluster, &ports, &history).await;
-            println!("{} writes acknowledged, {} strong reads", history.acknowledged.len(), history.reads);
-        });
+        let per_key = if strategy.traits.order == concur_core::Ordering::Partial { &[false, true][..] } else { &[false] };
+        for &per_key in per_key {
+            let order = if per_key { "per key" } else { "total" };
+            println!("{}, {order}: CONCUR_KILL_SEED={seed} CONCUR_KILL_ROUNDS={rounds}", strategy.traits.name);
+            let mut cluster = Cluster::start(strategy.traits.name);
+            let clients = tokio::task::LocalSet::new();
+            clients.block_on(&runtime, endure(&mut cluster, per_key, rounds, Dice(seed)));
+        }
     }
+}
+
+/// Load, faults, and what is left of it.
+async fn endure(cluster: &mut Cluster, per_key: bool, rounds: u64, mut dice: Dice) {
+    let ports: Vec<u16> = cluster.members.iter().map(|member| member.client_port).collect();
+    prepare(&mut Speaker::new(per_key, ports[0])).await;
+    let history = Shared::default();
+    history.borrow_mut().registers.resize_with(WRITERS, Register::default);
+    let writers = (0..WRITERS).map(|w| tokio::task::spawn_local(writer(w, speakers(per_key, &ports), history.clone())));
+    let mut tasks: Vec<_> = writers.collect();
+    tasks.extend((0..READERS).map(|r| tokio::task::spawn_local(reader(r, speakers(per_key, &ports), history.clone()))));
+    progress(cluster, &history, PROGRESS).await;
+    for _ in 0..rounds {
+        fault(cluster, &history, &mut dice).await;
+    }
+    tasks.iter().for_each(tokio::task::JoinHandle::abort);
+    for task in tasks {
+        assert!(task.await.is_err_and(|error| error.is_cancelled()), "a client panicked");
+    }
+    let history = history.take();
+    assert!(history.violations.is_empty(), "{:#?}", history.violations);
+    check(cluster, speakers(per_key, &ports), &history).await;
+    println!("{} writes acknowledged, {} strong reads", history.acknowledged.len(), history.reads);
 }
