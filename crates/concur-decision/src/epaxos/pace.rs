@@ -136,8 +136,9 @@ impl EPaxos {
             watch.ticks = watch.ticks.saturating_add(1);
             let coordinator = usize::from(instance.lane.0);
             let delay = *watch.delay.get_or_insert_with(|| {
-                let more = cx.rng.below(u64::from(patience / 2) + 1) as u32;
-                rank(voters, coordinator, me) + more + cx.rng.below(u64::from(patience.max(2) - 1) << watch.attempts.min(5)) as u32
+                let stagger = u64::from(patience) * rank(voters, coordinator, me) / (2 * voters.len() as u64);
+                let backoff = u64::from(patience.max(1)) << watch.attempts.min(5);
+                (stagger + cx.rng.below(u64::from(patience / 2) + 1) + cx.rng.below(backoff)) as u32
             });
             // Whose coordinator lives is waited for: recovering it would turn its command into nothing.
             let lives = peers.get(&voters[coordinator]).is_some_and(|peer| !peer.down && peer.silent <= patience);
@@ -154,7 +155,7 @@ impl EPaxos {
 }
 
 /// A replica's place in the row of those who take up what a coordinator left: no two at once.
-fn rank(voters: &[ReplicaId], coordinator: usize, me: ReplicaId) -> u32 {
+fn rank(voters: &[ReplicaId], coordinator: usize, me: ReplicaId) -> u64 {
     let mine = voters.iter().position(|&id| id == me).expect("only voters recover");
-    ((mine + voters.len() - coordinator) % voters.len()) as u32
+    ((mine + voters.len() - coordinator) % voters.len()) as u64
 }
