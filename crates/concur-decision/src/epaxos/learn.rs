@@ -98,16 +98,19 @@ impl EPaxos {
         cx.send(ReplicaSet::one(to), Message::Forgotten { instance, gone: self.gone.clone() });
     }
 
-    /// Decisions that were asked for arrive; what did not fit is asked for next.
+    /// Decisions that were asked for arrive; what did not fit is asked for next, if there was news: an answer that a link repeats
+    /// must not be followed by a question each time, or both would multiply. What is missed is asked for at a later tick.
     pub(super) fn learn_all(&mut self, from: ReplicaId, decided: Vec<Decided>, rest: Option<Stretch>, cx: &mut Context<Self>) {
+        let mut news = false;
         for Decided { instance, value, deps } in decided {
             if !self.is_decided(instance) {
+                news = true;
                 cx.note("learned by asking", Some(instance));
             }
             let chosen = if let Value::Noop = value { Chosen::Noop } else { Chosen::Command(value) };
             self.learn(from, instance, chosen, deps, cx);
         }
-        if let Some(rest) = rest {
+        if let Some(rest) = rest.filter(|_| news) {
             self.ask(ReplicaSet::one(from), vec![rest], cx);
         }
     }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use concur_core::*;
-use concur_decision::epaxos::{Chosen, Deps, EPaxos, Message, Report, Timer};
+use concur_decision::epaxos::{Chosen, Decided, Deps, EPaxos, Message, Report, Stretch, Timer};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -84,4 +84,18 @@ fn what_one_replica_forgot_is_finished_by_those_who_remember() {
     }
     let put_to_vote = |message: &Message| matches!(message, Message::Accept { chosen: Chosen::Command(voted), .. } if *voted == value);
     assert!(sent.iter().any(put_to_vote), "{sent:?}");
+}
+
+/// A link that repeats messages must not make questions and answers multiply.
+#[test]
+fn an_answer_that_is_repeated_is_not_followed_by_another_question() {
+    let (mut core, mut cx) = start(1);
+    let decided = vec![Decided { instance: instance(0, 0), value: write(0, 0), deps: Deps(vec![0, 0, 0]) }];
+    let rest = Some(Stretch { first: instance(0, 1), count: 5 });
+    let answer = Message::Answer { decided, rest };
+    let mut questions = || {
+        let sent = step(&mut core, &mut cx, Input::Receive { from: R0, message: answer.clone() });
+        sent.into_iter().filter(|message| matches!(message, Message::Ask { .. })).count()
+    };
+    assert_eq!((questions(), questions(), questions()), (1, 0, 0));
 }
