@@ -209,7 +209,7 @@ impl Tuning {
         let sync_min = rng.between(20, 500);
         let engine_min = rng.between(100, 20_000);
         Self {
-            heartbeat: election / rng.between(4, 8) as u32,
+            heartbeat: election / [3, 3, 4, 6][rng.below(4) as usize],
             election,
             window_max: [4, 16, 64, 256][rng.below(4) as usize],
             // The least takes one command that is not long, and nothing beside.
