@@ -52,6 +52,7 @@ impl World<'_> {
     }
 
     fn start_replica(&mut self, index: usize, log: Log<concur_store::log::MemDisk>, records: Vec<Bytes>) -> Result<(), Violation> {
+        let checkpoint_bytes = records.iter().map(|record| record.len() as u64 + 64).sum();
         let settings = self.settings(index);
         let machine = Witness::new(self.schedule.ordering, self.schedule.keys);
         let node = &self.nodes[index];
@@ -79,6 +80,7 @@ impl World<'_> {
             syncing: None,
             writing_from,
             checkpoint_at,
+            checkpoint_bytes,
             engine: VecDeque::new(),
             tokens: BTreeMap::new(),
             token_next: 0,
@@ -297,7 +299,9 @@ impl World<'_> {
         }
         if process.log.written().0 - process.checkpoint_at > checkpoint_bytes {
             process.checkpoint_at = process.log.written().0;
-            process.log.checkpoint(GROUP, process.replica.checkpoint());
+            let records = process.replica.checkpoint();
+            process.checkpoint_bytes = records.iter().map(|record| record.len() as u64 + 64).sum();
+            process.log.checkpoint(GROUP, records);
             self.met.insert("log checkpoint");
         }
         let from = process.log.written().0;

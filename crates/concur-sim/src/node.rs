@@ -61,7 +61,9 @@ pub(crate) struct Process {
     pub(crate) syncing: Option<Ticket>,
     /// Where the write that is being synced begins.
     pub(crate) writing_from: u64,
+    /// Where the last checkpoint begins, and how large it is: what was kept then may have been forgotten since.
     pub(crate) checkpoint_at: u64,
+    pub(crate) checkpoint_bytes: u64,
     pub(crate) engine: VecDeque<Job>,
     /// Requests that wait for a reply.
     pub(crate) tokens: BTreeMap<u64, Asked>,
