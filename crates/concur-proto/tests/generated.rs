@@ -20,11 +20,7 @@ fn generate(into: &Path) {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("proto");
     let files = PROTOS.iter().map(|name| root.join(name));
     let set = protox::compile(files, [&root]).expect("the .proto files compile");
-    tonic_prost_build::configure()
-        .bytes(".")
-        .out_dir(into)
-        .compile_fds(set)
-        .expect("the compiled files generate");
+    tonic_prost_build::configure().bytes(".").out_dir(into).compile_fds(set).expect("the compiled files generate");
 }
 
 #[test]
@@ -42,18 +38,10 @@ fn checked_in_text_is_what_the_protos_say() {
             fs::write(kept.join(&name), &text).expect("the checked-in file is writable");
         }
         let old = fs::read_to_string(kept.join(&name)).unwrap_or_default();
-        assert!(
-            old == text,
-            "{} is stale: run again with CONCUR_PROTO_WRITE=1",
-            name.display()
-        );
+        assert!(old == text, "{} is stale: run again with CONCUR_PROTO_WRITE=1", name.display());
         names.push(name);
     }
     fs::remove_dir_all(&fresh).expect("the temporary directory goes away");
     let strays = fs::read_dir(&kept).expect("checked-in files").count();
-    assert_eq!(
-        strays,
-        names.len(),
-        "src/generated holds a file that no .proto makes"
-    );
+    assert_eq!(strays, names.len(), "src/generated holds a file that no .proto makes");
 }

@@ -1,10 +1,10 @@
 //! EPaxos under random schedules: nothing is lost, reordered or stuck.
 
 // The graph is the execution crate's; it is compiled in here so that no crate of protocols depends on execution.
+mod found;
 #[path = "../../../concur-execution/src/graph.rs"]
 #[allow(dead_code, missing_docs, unreachable_pub)]
 mod graph;
-mod found;
 mod world;
 
 use concur_core::Protocol;
