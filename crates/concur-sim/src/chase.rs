@@ -1,13 +1,15 @@
-//! Whoever leads is struck soon after it began to: what elections must get right shows only when one follows another before
-//! anything is settled.
+//! Whoever just did something rare is struck: began to lead, finished what another left, lost what it had proposed. What protocols
+//! must get right there shows only when the next such thing follows before this one is known everywhere.
 //!
-//! A strike cuts the new leader off (until the next strike, so that one after the other is left with what only it has), takes its
-//! power, or cuts it off and restarts some of those that voted for it. Where nobody leads, anyone is struck, now and then.
+//! A strike cuts a node off, before anything of it arrives or between two of its messages, often until the next strike, so that one
+//! after the other is left with what only it has. Sometimes the node loses power as well, sometimes half of the others do and are
+//! back at once, so that what they forget they are asked for again.
 
 use crate::fault::{Episode, Fault};
 use crate::ledger::Violation;
 use crate::world::{Thing, World};
-use concur_core::{Health, ReplicaId, ReplicaSet};
+use concur_core::{Health, ReplicaId, ReplicaSet, Time};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// The chase, while an episode of it lasts.
@@ -17,8 +19,24 @@ pub(crate) struct Chase {
     episodes: u32,
     /// The highest ballot whose leader is struck, or about to be.
     ballot: u64,
-    /// Whom it keeps cut off.
-    isolated: Option<usize>,
+    /// How often each transition was passed.
+    passed: BTreeMap<&'static str, u64>,
+    /// Nobody but a new leader is struck before.
+    quiet_until: Time,
+    /// Whom it keeps cut off, and the how manieth strike that was.
+    isolated: Option<(usize, u64)>,
+    strikes: u64,
+}
+
+/// What happens to a node besides being cut off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Strike {
+    /// Nothing.
+    CutOff,
+    /// It loses power.
+    PowerLoss,
+    /// Half of the others lose power and are back at once.
+    Forget,
 }
 
 impl World<'_> {
@@ -27,58 +45,85 @@ impl World<'_> {
         self.chase.episodes = if on { self.chase.episodes + 1 } else { self.chase.episodes.saturating_sub(1) };
         if self.chase.episodes == 0 {
             self.release_chased();
-        } else if on && !self.schedule.strategy.traits.has_leader {
-            self.chase_anyone();
         }
     }
 
     /// Everything is healed.
     pub(crate) fn end_chase(&mut self) {
         self.release_chased();
-        self.chase = Chase { ballot: self.chase.ballot, ..Chase::default() };
+        self.chase = Chase::default();
     }
 
     /// A node leads.
     pub(crate) fn chase_leader(&mut self, node: usize, ballot: u64) {
-        if self.chase.episodes == 0 || ballot <= self.chase.ballot {
-            return;
+        if self.chase.episodes > 0 && ballot > self.chase.ballot {
+            self.chase.ballot = ballot;
+            self.plan_strike(node);
         }
-        self.chase.ballot = ballot;
-        // Some strike before anything of it arrives, some between two of its messages.
-        let farthest = self.schedule.network.one_way[node].iter().max().copied().unwrap_or_default();
-        let most = if self.rng.chance(300_000) { farthest / 2 } else { farthest * 6 + self.schedule.tuning.sync.1 * 2 };
-        let later = Duration::from_nanos(self.rng.below(most.as_nanos() as u64 + 1));
-        self.after(later, Thing::Chase { node });
     }
 
-    fn chase_anyone(&mut self) {
-        let (node, later) = (self.rng.below(self.nodes.len() as u64) as usize, self.rng.between(5_000, 150_000));
-        self.after(Duration::from_micros(later), Thing::Chase { node });
+    /// A node passed a transition. The rarer it is, the likelier that is a reason; where somebody leads, leading is.
+    pub(crate) fn chase_passing(&mut self, node: usize, name: &'static str) {
+        if self.chase.episodes == 0 {
+            return;
+        }
+        let passed = self.chase.passed.entry(name).or_default();
+        *passed += 1;
+        let odds = *passed * if self.schedule.strategy.traits.has_leader { 8 } else { 1 };
+        if self.now >= self.chase.quiet_until && self.rng.below(odds) == 0 {
+            let most = self.schedule.tuning.election.as_nanos() as u64 * 3;
+            self.chase.quiet_until = self.now + Duration::from_nanos(self.rng.below(most));
+            self.plan_strike(node);
+        }
+    }
+
+    fn plan_strike(&mut self, node: usize) {
+        let strike = [Strike::PowerLoss, Strike::CutOff, Strike::CutOff, Strike::Forget, Strike::Forget][self.rng.below(5) as usize];
+        // What half of the others forget matters as long as nobody has heard of the node.
+        let early = strike == Strike::Forget || self.rng.chance(300_000);
+        let farthest = self.farthest(node);
+        let most = if early { farthest / 2 } else { farthest * 6 + self.schedule.tuning.sync.1 * 2 };
+        let later = Duration::from_nanos(self.rng.below(most.as_nanos() as u64 + 1));
+        self.after(later, Thing::Chase { node, strike });
+    }
+
+    fn farthest(&self, node: usize) -> Duration {
+        self.schedule.network.one_way[node].iter().max().copied().unwrap_or_default()
     }
 
     /// Strikes.
-    pub(crate) fn strike_chased(&mut self, node: usize) -> Result<(), Violation> {
+    pub(crate) fn strike_chased(&mut self, node: usize, strike: Strike) -> Result<(), Violation> {
         if self.chase.episodes == 0 {
             return Ok(());
         }
-        self.met.insert("a new leader struck");
         self.release_chased();
-        match self.rng.below(4) {
-            0 => self.restart_soon(node, self.schedule.tuning.election),
-            kind => {
-                self.note_world(node, || "is cut off".to_owned());
-                self.chase.isolated = Some(node);
-                self.links.cut(&isolation(node), true);
-                self.tell_peers(node, Health::Down, 800_000);
-                for other in (0..self.nodes.len()).filter(|&other| kind == 1 && other != node) {
-                    if self.rng.chance(500_000) {
+        self.note_world(node, || "is cut off".to_owned());
+        self.chase.strikes += 1;
+        self.chase.isolated = Some((node, self.chase.strikes));
+        self.links.cut(&isolation(node), true);
+        self.tell_peers(node, Health::Down, 1_000_000);
+        let election = self.schedule.tuning.election;
+        match strike {
+            Strike::CutOff => {}
+            Strike::PowerLoss => {
+                let most = if self.rng.chance(500_000) { election } else { Duration::from_millis(5) };
+                self.restart_soon(node, most);
+            }
+            Strike::Forget => {
+                let first = self.rng.below(self.nodes.len() as u64) as usize;
+                for place in 0..self.nodes.len() / 2 {
+                    let other = (first + place) % self.nodes.len();
+                    if other != node {
                         self.restart_soon(other, Duration::from_millis(5));
                     }
                 }
             }
         }
-        if !self.schedule.strategy.traits.has_leader {
-            self.chase_anyone();
+        if strike == Strike::PowerLoss || self.rng.chance(300_000) {
+            let least = self.farthest(node) + Duration::from_millis(1);
+            let most = if self.rng.chance(500_000) { least * 2 } else { least + election * 2 };
+            let later = Duration::from_nanos(self.rng.between(least.as_nanos() as u64, most.as_nanos() as u64));
+            self.after(later, Thing::Unchase { strike: self.chase.strikes });
         }
         Ok(())
     }
@@ -90,8 +135,15 @@ impl World<'_> {
         self.at(up_again, Thing::Restart { node });
     }
 
+    /// A node is not kept cut off any longer, unless another strike did that.
+    pub(crate) fn unchase(&mut self, strike: u64) {
+        if self.chase.isolated.is_some_and(|(_, by)| by == strike) {
+            self.release_chased();
+        }
+    }
+
     fn release_chased(&mut self) {
-        if let Some(node) = self.chase.isolated.take() {
+        if let Some((node, _)) = self.chase.isolated.take() {
             self.links.cut(&isolation(node), false);
         }
     }

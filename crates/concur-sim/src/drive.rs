@@ -234,6 +234,7 @@ impl World<'_> {
         let me = ReplicaId(index as u8);
         for &(name, _) in &out.notes {
             self.met.insert(name);
+            self.chase_passing(index, name);
         }
         self.trace_step(index, out);
         let process = self.nodes[index].process.as_ref().expect("only a running process steps");

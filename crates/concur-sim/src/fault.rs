@@ -66,7 +66,7 @@ faults! {
     CrashAtWrite = "crash-at-write" in "crash",
     /// A node loses power between its next sync and what it would have sent.
     CrashAtSync = "crash-at-sync" in "crash",
-    /// Whoever leads is cut off or loses power soon after it began to.
+    /// Whoever began to lead, or did something else that is rare, is cut off at once, again and again.
     Chase = "chase" in "crash",
     /// A process stands still for longer than any timeout.
     Pause = "pause" in "crash",

@@ -8,7 +8,7 @@
 //! A run goes on while faults strike, then everything is healed, and every client must make progress within a bounded number of
 //! election timeouts, finish, and find all replicas equal.
 
-use crate::chase::Chase;
+use crate::chase::{Chase, Strike};
 use crate::clients::{Client, Sent};
 use crate::history;
 use crate::ledger::{Ledger, Violation};
@@ -123,8 +123,10 @@ pub(crate) enum Thing {
     Again(usize),
     /// It ends.
     End(usize),
-    /// A node that began to lead is struck.
-    Chase { node: usize },
+    /// A node that is chased is struck.
+    Chase { node: usize, strike: Strike },
+    /// It is not cut off any longer.
+    Unchase { strike: u64 },
     /// A node is started if it is down.
     Restart { node: usize },
     /// A process that was asked to stop ends.
@@ -262,7 +264,11 @@ impl<'a> World<'a> {
             Thing::Timeout { client, attempt } => self.timed_out(client, attempt),
             Thing::Act { client } => self.act(client),
             Thing::Begin(index) => self.begin_episode(index),
-            Thing::Chase { node } => self.strike_chased(node),
+            Thing::Chase { node, strike } => self.strike_chased(node, strike),
+            Thing::Unchase { strike } => {
+                self.unchase(strike);
+                Ok(())
+            }
             Thing::Again(index) => self.again(index),
             Thing::End(index) => self.end_episode(index),
             Thing::Restart { node } => self.restart(node),
