@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use concur_core::{
-    BatchId, BootCount, Change, Config, Footprint, Frontier, Health, Inspection, Instance, Mark, Ordering, ReplicaId, SessionId, Strategy,
-    Ticket,
+    BatchId, BootCount, Change, Config, Footprint, Frontier, Health, Inspection, Instance, Mark, Ordering, ReplicaId, Run, SessionId,
+    Strategy, Ticket, Value,
 };
 use concur_execution::{InSession, Level, Stamp};
 use concur_network::Volume;
@@ -207,6 +207,8 @@ pub struct Output {
     /// The instances executed in this step, in order, and the batch that each decided, if
     /// [`Replica::record_executions`](crate::Replica::record_executions) is on.
     pub executed: Vec<(Instance, Option<BatchId>)>,
+    /// What the protocol decided here in this step, if that is on.
+    pub decided: Vec<Decision>,
     /// Whether the machine's state changed.
     pub changed: bool,
 }
@@ -221,6 +223,7 @@ impl Output {
         self.install = None;
         self.notes.clear();
         self.executed.clear();
+        self.decided.clear();
         self.changed = false;
     }
 
@@ -228,6 +231,19 @@ impl Output {
     pub fn is_empty(&self) -> bool {
         self.records.is_empty() && self.sends.is_empty() && self.replies.is_empty() && self.bulk.is_none() && self.install.is_none()
     }
+}
+
+/// Something that the protocol decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// Where.
+    pub run: Run,
+    /// What.
+    pub value: Value,
+    /// How it relates to others, encoded.
+    pub order: Bytes,
+    /// For a graph: a number a lane, below which everything that interferes comes first.
+    pub dependencies: Option<Vec<u64>>,
 }
 
 /// What a replica says of itself.

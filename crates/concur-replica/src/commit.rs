@@ -1,9 +1,8 @@
 //! Commit: what is decided goes to the sequencer, and what execution then waits for is asked of the protocol.
 
-use crate::api::Output;
+use crate::api::{Decision, Output};
 use crate::replica::Replica;
-use bytes::Bytes;
-use concur_core::{AnyInput, Floor, Frontier, Ordering, Phase, REPLICAS_MAX, ReplicaId, ReplicaSet, Run, StateMachine, Time, Value};
+use concur_core::{AnyInput, Floor, Frontier, Ordering, Phase, REPLICAS_MAX, ReplicaId, ReplicaSet, StateMachine, Time};
 use concur_network::Body;
 
 /// After how many heartbeats peers are told again what did not change.
@@ -22,8 +21,10 @@ pub(crate) struct Peer {
 
 impl<M: StateMachine> Replica<M> {
     /// These instances are decided.
-    pub(crate) fn commit(&mut self, run: Run, value: Value, order: Bytes, dependencies: Option<Vec<u64>>) {
+    pub(crate) fn commit(&mut self, decision: Decision, out: &mut Output) {
         self.decided = true;
+        out.decided.extend(self.record_executions.then(|| decision.clone()));
+        let Decision { run, value, order, dependencies } = decision;
         self.sequencer.decided(run, value, order, dependencies);
     }
 

@@ -197,7 +197,7 @@ impl<M: StateMachine> Replica<M> {
         self.machine.digest().rotate_left(1) ^ self.executed.digest()
     }
 
-    /// Whether [`Output::executed`] is filled.
+    /// Whether [`Output::executed`] and [`Output::decided`] are filled.
     pub fn record_executions(&mut self, on: bool) {
         self.record_executions = on;
     }

@@ -1,6 +1,6 @@
 //! Replicate: the protocol takes its inputs; what it asks for is done, or held until what it promises is durable.
 
-use crate::api::{Outgoing, Output};
+use crate::api::{Decision, Outgoing, Output};
 use crate::replica::Replica;
 use bytes::Bytes;
 use concur_core::{AnyEffect, AnyInput, ReplicaSet, StateMachine, Ticket};
@@ -38,7 +38,9 @@ impl<M: StateMachine> Replica<M> {
                     let to = self.settings.volume.targets(&config.quorums, phase, attempt, config.me);
                     self.hold(after, Held { to, message, urgent }, out);
                 }
-                AnyEffect::Decide { run, value, order, dependencies } => self.commit(run, value, order, dependencies),
+                AnyEffect::Decide { run, value, order, dependencies } => {
+                    self.commit(Decision { run, value, order, dependencies }, out);
+                }
                 AnyEffect::ReadAt { id, frontier } => self.reads.granted(id, frontier),
                 AnyEffect::Refuse { id, reason } => self.refused(id, reason, out),
                 AnyEffect::RefuseRead { id, reason: _ } => self.reads.refused(id, self.soon()),

@@ -246,6 +246,7 @@ impl World<'_> {
                 led = Some(protocol.ballot);
             }
         }
+        out.decided.iter().try_for_each(|decision| self.ledger.decisions.add(me, decision))?;
         for &(instance, id) in &out.executed {
             self.ledger.instance(me, instance, id)?;
         }

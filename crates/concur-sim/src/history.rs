@@ -38,7 +38,7 @@ type Versions = BTreeMap<u8, Vec<(u64, Option<(Bytes, Revision)>)>>;
 
 pub(crate) fn check(schedule: &Schedule, ledger: &Ledger, clients: &[Client]) -> Verdict {
     let events: Vec<&Event> = clients.iter().flat_map(|client| &client.history).collect();
-    if let Err(violation) = check_placed(schedule, ledger, &events) {
+    if let Err(violation) = ledger.decisions.check_ordered().and_then(|()| check_placed(schedule, ledger, &events)) {
         return Verdict::Violated(violation);
     }
     if schedule.seed.is_multiple_of(SECOND_EVERY) { linear::check(schedule, &events) } else { Verdict::Valid }

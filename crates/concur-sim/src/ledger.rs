@@ -3,6 +3,7 @@
 //! These checks run while the run does, so that a violation is seen where it happens. What concerns whole histories of clients is
 //! in [`history`](crate::history).
 
+use crate::decisions::Decisions;
 use crate::requests::OpId;
 use crate::witness::{Applied, Chain, ChainId, Looked};
 use bytes::Bytes;
@@ -50,6 +51,7 @@ pub(crate) struct Ledger {
     of: BTreeMap<OpId, usize>,
     looked: BTreeMap<Bytes, Vec<(ChainId, u64)>>,
     decided: BTreeMap<Instance, Option<BatchId>>,
+    pub(crate) decisions: Decisions,
     leaders: BTreeMap<u64, ReplicaId>,
 }
 

@@ -17,6 +17,7 @@
 mod chase;
 mod clients;
 mod coverage;
+mod decisions;
 mod drive;
 mod fault;
 mod history;

@@ -271,9 +271,12 @@ fn draw_act(rng: &mut Rng, writes: u64) -> Act {
 fn draw_episodes(rng: &mut Rng, faults: &[Fault], replicas: usize, healed: Duration) -> Vec<Episode> {
     let mut left = faults.to_vec();
     let kinds = rng.between(3, 6).min(left.len() as u64);
+    let mut kinds: Vec<Fault> = (0..kinds).map(|_| left.swap_remove(rng.below(left.len() as u64) as usize)).collect();
+    // The chase brings about what is rarest: in a good part of the runs it comes on top.
+    let chase = left.contains(&Fault::Chase) && rng.chance(300_000);
+    kinds.extend(chase.then_some(Fault::Chase));
     let mut episodes = Vec::new();
-    for _ in 0..kinds {
-        let fault = left.swap_remove(rng.below(left.len() as u64) as usize);
+    for fault in kinds {
         let times = if matches!(fault, Fault::FlippedByte | Fault::Chase) { 1 } else { rng.between(1, 3) };
         for _ in 0..times {
             episodes.push(draw_episode(rng, fault, replicas, healed));
