@@ -48,6 +48,7 @@ impl<M: StateMachine> Replica<M> {
             return;
         }
         let Some(peer) = self.peers.get_mut(&from) else { return };
+        self.transfers.arrived(from, &stored);
         match &mut peer.stored {
             Some(known) => known.join(&stored),
             None => peer.stored = Some(stored),
@@ -63,7 +64,8 @@ impl<M: StateMachine> Replica<M> {
             (Floor::Local, Ordering::Partial) => self.floor_among(self.near()),
             (Floor::AllVoters, _) => self.floor_among(self.settings.config.others()),
         };
-        let Some(mut floor) = floor else { return };
+        let Some(floor) = floor else { return };
+        let mut floor = self.transfers.hold(floor);
         floor.join(&self.floor);
         if floor != self.floor {
             self.floor.clone_from(&floor);

@@ -42,6 +42,8 @@ pub(crate) struct Transfers {
 #[derive(Debug, Clone)]
 struct View {
     transfer: u64,
+    /// What the state covers. Until its peer holds so much, what comes behind it is not forgotten.
+    frontier: Frontier,
     entries: Arc<Vec<(Bytes, Bytes)>>,
     /// Where each chunk begins.
     starts: Arc<Vec<usize>>,
@@ -82,6 +84,21 @@ impl Transfers {
 
     pub(crate) fn wake_at(&self) -> Option<Time> {
         self.fetching.as_ref().map(|fetching| fetching.ask_at)
+    }
+}
+
+impl Transfers {
+    /// What a peer holds durably: the view that it was sent is no longer needed once that covers it.
+    pub(crate) fn arrived(&mut self, peer: ReplicaId, stored: &Frontier) {
+        if self.sending.get(&peer).is_some_and(|view| stored.covers(&view.frontier)) {
+            self.sending.remove(&peer);
+        }
+    }
+
+    /// What may be forgotten of `floor` while states are on their way: a peer that has installed one goes on from there, and would
+    /// find nothing if what comes behind it were gone by then. Views that nobody asks for do not last.
+    pub(crate) fn hold(&self, floor: Frontier) -> Frontier {
+        self.sending.values().fold(floor, |floor, view| floor.meet_prefix(&view.frontier))
     }
 }
 
@@ -164,7 +181,8 @@ impl<M: StateMachine> Replica<M> {
             None => {
                 let entries = self.image();
                 let starts = Arc::new(chunk_starts(&entries, self.settings.transfer_bytes_max));
-                View { transfer, entries: Arc::new(entries), starts, taken_at: now, used_at: now, under_way: false }
+                let frontier = self.sequencer.frontier();
+                View { transfer, frontier, entries: Arc::new(entries), starts, taken_at: now, used_at: now, under_way: false }
             }
         };
         self.transfers.sending.insert(peer, view);

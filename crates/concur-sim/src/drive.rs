@@ -80,7 +80,7 @@ impl World<'_> {
             syncing: None,
             writing_from,
             checkpoint_at,
-            checkpoint_bytes,
+            checkpoints_bytes: [checkpoint_bytes; 2],
             engine: VecDeque::new(),
             tokens: BTreeMap::new(),
             token_next: 0,
@@ -302,7 +302,8 @@ impl World<'_> {
         if process.log.written().0 - process.checkpoint_at > checkpoint_bytes {
             process.checkpoint_at = process.log.written().0;
             let records = process.replica.checkpoint();
-            process.checkpoint_bytes = records.iter().map(|record| record.len() as u64 + 64).sum();
+            let bytes = records.iter().map(|record| record.len() as u64 + 64).sum();
+            process.checkpoints_bytes = [process.checkpoints_bytes[1], bytes];
             process.log.checkpoint(GROUP, records);
             self.met.insert("log checkpoint");
         }

@@ -61,9 +61,11 @@ pub(crate) struct Process {
     pub(crate) syncing: Option<Ticket>,
     /// Where the write that is being synced begins.
     pub(crate) writing_from: u64,
-    /// Where the last checkpoint begins, and how large it is: what was kept then may have been forgotten since.
+    /// Where the last checkpoint begins.
     pub(crate) checkpoint_at: u64,
-    pub(crate) checkpoint_bytes: u64,
+    /// How large the last two are: what was kept then may have been forgotten since, and the one before the last goes when the
+    /// next write is durable.
+    pub(crate) checkpoints_bytes: [u64; 2],
     pub(crate) engine: VecDeque<Job>,
     /// Requests that wait for a reply.
     pub(crate) tokens: BTreeMap<u64, Asked>,

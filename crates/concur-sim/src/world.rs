@@ -368,7 +368,8 @@ impl<'a> World<'a> {
         for (index, process) in self.nodes.iter().enumerate().filter_map(|(index, node)| Some((index, node.process.as_ref()?))) {
             let checkpoint: u64 = process.replica.checkpoint().iter().map(|record| record.len() as u64 + 64).sum();
             // What grows until the next checkpoint, that checkpoint beside the last one, and the ends of segments.
-            let most = 2 * tuning.checkpoint_bytes + checkpoint + process.checkpoint_bytes.max(checkpoint) + 8 * tuning.segment_bytes;
+            let kept: u64 = process.checkpoints_bytes.iter().map(|&bytes| bytes.max(checkpoint)).sum();
+            let most = 2 * tuning.checkpoint_bytes + kept + 8 * tuning.segment_bytes;
             if process.log.bytes_in_use() > most {
                 let used = process.log.bytes_in_use();
                 return Err(Violation::new("bounds", format!("the log of r{index} takes {used} bytes, where {most} are enough")));
