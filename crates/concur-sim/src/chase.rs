@@ -3,7 +3,8 @@
 //!
 //! A strike cuts a node off, before anything of it arrives or between two of its messages, often until the next strike, so that one
 //! after the other is left with what only it has. Sometimes the node loses power as well, sometimes half of the others do and are
-//! back at once, so that what they forget they are asked for again.
+//! back at once, so that what they forget they are asked for again. Where nobody leads, one that lost power is often struck once
+//! more, in what it does about that, and then hidden while the others finish without it; its clients still reach it.
 
 use crate::fault::{Episode, Fault};
 use crate::ledger::Violation;
@@ -21,7 +22,15 @@ pub(crate) struct Chase {
     ballot: u64,
     /// How often each transition was passed.
     passed: BTreeMap<&'static str, u64>,
-    /// Nobody but a new leader is struck before.
+    /// How often any.
+    passed_all: u64,
+    /// Who is struck when so many more of its syncs have returned, and how.
+    aim: Option<(usize, u64, Strike)>,
+    /// Whether it strikes the same node twice and waits in between: where nobody leads, in half of the episodes.
+    patient: bool,
+    /// Who lost power and is to be struck again.
+    prey: Option<usize>,
+    /// Nobody but a new leader, or whoever is to be struck again, is struck before.
     quiet_until: Time,
     /// Whom it keeps cut off, and the how manieth strike that was.
     isolated: Option<(usize, u64)>,
@@ -33,6 +42,8 @@ pub(crate) struct Chase {
 pub(crate) enum Strike {
     /// Nothing.
     CutOff,
+    /// Nothing, and it stays cut off until the next strike.
+    Hide,
     /// It loses power.
     PowerLoss,
     /// Half of the others lose power and are back at once.
@@ -42,6 +53,7 @@ pub(crate) enum Strike {
 impl World<'_> {
     /// An episode begins or ends.
     pub(crate) fn chase(&mut self, on: bool) {
+        self.chase.patient = self.rng.chance(500_000) && !self.schedule.strategy.traits.has_leader;
         self.chase.episodes = if on { self.chase.episodes + 1 } else { self.chase.episodes.saturating_sub(1) };
         if self.chase.episodes == 0 {
             self.release_chased();
@@ -69,22 +81,54 @@ impl World<'_> {
         }
         let passed = self.chase.passed.entry(name).or_default();
         *passed += 1;
-        let odds = *passed * if self.schedule.strategy.traits.has_leader { 8 } else { 1 };
-        if self.now >= self.chase.quiet_until && self.rng.below(odds) == 0 {
-            let most = self.schedule.tuning.election.as_nanos() as u64 * 3;
-            self.chase.quiet_until = self.now + Duration::from_nanos(self.rng.below(most));
+        let passed = *passed;
+        self.chase.passed_all += 1;
+        let prey = self.chase.prey == Some(node);
+        let odds = match (self.schedule.strategy.traits.has_leader, self.chase.patient) {
+            (true, _) => passed * 8,
+            (false, false) => passed.min(4),
+            // Its share of all that is passed. Whoever is to be struck again is hardly struck in what everyone does all the time.
+            (false, true) => 1 + passed * (if prey { 64 } else { 8 }) / self.chase.passed_all,
+        };
+        if (prey || self.now >= self.chase.quiet_until) && self.rng.below(odds) == 0 {
+            let (least, most) = if self.chase.patient { (2, 4) } else { (0, 1) };
+            let election = self.schedule.tuning.election.as_nanos() as u64;
+            self.chase.quiet_until = self.now + Duration::from_nanos(self.rng.between(least * election, most * election));
             self.plan_strike(node);
         }
     }
 
     fn plan_strike(&mut self, node: usize) {
-        let strike = [Strike::PowerLoss, Strike::CutOff, Strike::CutOff, Strike::Forget, Strike::Forget][self.rng.below(5) as usize];
-        // What half of the others forget matters as long as nobody has heard of the node.
-        let early = strike == Strike::Forget || self.rng.chance(300_000);
+        let mut strike = [Strike::PowerLoss, Strike::CutOff, Strike::CutOff, Strike::Forget, Strike::Forget][self.rng.below(5) as usize];
+        if self.chase.patient {
+            // One that has lost power is struck once more in what it does about that, and then nobody hears of it for long.
+            strike = if self.chase.prey.take() == Some(node) { Strike::Hide } else { Strike::PowerLoss };
+            self.chase.prey = (strike == Strike::PowerLoss).then_some(node);
+        }
         let farthest = self.farthest(node);
-        let most = if early { farthest / 2 } else { farthest * 6 + self.schedule.tuning.sync.1 * 2 };
+        let most = match self.rng.below(3) {
+            // What half of the others forget matters as long as nobody has heard of the node.
+            _ if strike == Strike::Forget => farthest / 2,
+            // What a node is hidden with is what it did last: it takes a while to get there.
+            0 if strike != Strike::Hide => farthest / 2,
+            1 => farthest * 6 + self.schedule.tuning.sync.1 * 2,
+            _ => {
+                self.chase.aim = Some((node, self.rng.between(1, 3), strike));
+                return;
+            }
+        };
         let later = Duration::from_nanos(self.rng.below(most.as_nanos() as u64 + 1));
         self.after(later, Thing::Chase { node, strike });
+    }
+
+    /// A node's sync returned. What waited for it is not heard if the node is struck now.
+    pub(crate) fn chase_synced(&mut self, node: usize) {
+        let Some((aimed, left, strike)) = self.chase.aim.take_if(|(aimed, ..)| *aimed == node) else { return };
+        if left > 1 {
+            self.chase.aim = Some((aimed, left - 1, strike));
+        } else {
+            self.after(Duration::ZERO, Thing::Chase { node, strike });
+        }
     }
 
     fn farthest(&self, node: usize) -> Duration {
@@ -104,7 +148,7 @@ impl World<'_> {
         self.tell_peers(node, Health::Down, 1_000_000);
         let election = self.schedule.tuning.election;
         match strike {
-            Strike::CutOff => {}
+            Strike::CutOff | Strike::Hide => {}
             Strike::PowerLoss => {
                 let most = if self.rng.chance(500_000) { election } else { Duration::from_millis(5) };
                 self.restart_soon(node, most);
@@ -119,7 +163,7 @@ impl World<'_> {
                 }
             }
         }
-        if strike == Strike::PowerLoss || self.rng.chance(300_000) {
+        if strike == Strike::PowerLoss || (strike != Strike::Hide && self.rng.chance(300_000)) {
             let least = self.farthest(node) + Duration::from_millis(1);
             let most = if self.rng.chance(500_000) { least * 2 } else { least + election * 2 };
             let later = Duration::from_nanos(self.rng.between(least.as_nanos() as u64, most.as_nanos() as u64));

@@ -384,6 +384,7 @@ impl World<'_> {
         }
         // What waited is on its way before what was waited for goes out: the disk is never idle.
         self.write(index)?;
+        self.chase_synced(index);
         self.offer(index, Event::Durable(through))
     }
 
