@@ -28,7 +28,7 @@ pub(crate) struct Check {
     /// How many replicas; without it, 3 to 7 are drawn
     #[arg(long, env = "CONCUR_REPLICAS", value_name = "N", value_parser = clap::value_parser!(u8).range(1..=7))]
     replicas: Option<u8>,
-    /// Which faults, by name or group: network, partition, crash, disk, hints, all, none
+    /// Which faults, by name or group: network, partition, crash, disk, hints, epochs, all, none
     #[arg(long, env = "CONCUR_FAULTS", default_value = "all", value_name = "LIST")]
     faults: String,
     /// How writes are ordered; without it, it is drawn

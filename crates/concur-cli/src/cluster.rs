@@ -1,52 +1,144 @@
-//! `concur members` and `concur status`.
+//! `concur members` and `concur status`: what members say of themselves and of one another.
 
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{Output, Table};
 use crate::reach::{Link, Reach, client, wait};
 use clap::Args;
 use concur_proto::concur::v1::concur_client::ConcurClient;
-use concur_proto::concur::v1::{GroupStatus, StatusReply, StatusRequest};
+use concur_proto::concur::v1::{GroupStatus, MemberStatus, StatusReply, StatusRequest};
 use concur_proto::etcdserverpb as pb;
 use concur_proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// Who is in, and where they listen
+/// Who is in, what they do, how far behind they are, and where they listen
 #[derive(Debug, Args)]
 pub(crate) struct Members {
+    /// The namespace whose members these are [default: default]
+    #[arg(long, env = "CONCUR_NAMESPACE", default_value = "default", hide_default_value = true, value_name = "NAME")]
+    namespace: String,
     #[command(flatten)]
     reach: Reach,
     #[command(flatten)]
     output: Output,
 }
 
-fn role(member: &pb::Member) -> &'static str {
-    if member.is_learner { "observer" } else { "voter" }
+/// A member, from what the native API and etcd's say of it.
+#[derive(Debug, Default)]
+struct Listed {
+    id: u64,
+    name: String,
+    role: String,
+    weight: Option<u64>,
+    epoch: Option<u64>,
+    lag: Option<u64>,
+    heard: Option<bool>,
+    region: String,
+    peer: String,
+    client: String,
 }
 
 impl Members {
     pub(crate) fn run(self) -> Outcome {
         wait(async {
-            let members = self.reach.connect().await?.members().await?;
-            let value = |member: &pb::Member| {
-                json!({
-                    "id": format!("{:x}", member.id),
-                    "name": member.name,
-                    "role": role(member),
-                    "peer": member.peer_ur_ls,
-                    "client": member.client_ur_ls,
-                })
-            };
-            self.output.show(&Value::Array(members.iter().map(value).collect()), |_| {
-                let mut table = Table::new(&["NAME", "ID", "ROLE", "PEER", "CLIENT"]);
-                for member in &members {
-                    let (peer, client) = (member.peer_ur_ls.join(","), member.client_ur_ls.join(","));
-                    table.row([member.name.clone(), format!("{:x}", member.id), role(member).into(), peer, client]);
+            let link = self.reach.connect().await?;
+            let said = native(&link).await;
+            let group = said.as_ref().and_then(|said| said.groups.iter().find(|group| group.namespace == self.namespace));
+            let listed = match (group, &said) {
+                (Some(group), _) => natively(group, &link.members().await.unwrap_or_default()),
+                (None, Some(said)) if self.namespace != "default" => {
+                    let what = format!("namespace `{}` is not on {}; ask a member that has it", self.namespace, said.name);
+                    return Err(Failure::new(Exit::Invalid, what));
                 }
-                table.text()
+                (None, _) => link.members().await?.iter().map(Listed::of).collect(),
+            };
+            self.output.show(&Value::Array(listed.iter().map(Listed::value).collect()), |wide| {
+                let change = group.map(|group| group.change.as_str()).filter(|change| !change.is_empty());
+                members_text(&listed, wide) + &change.map(|change| format!("\nunder way: {change}\n")).unwrap_or_default()
             })
         })
     }
+}
+
+/// The members of a group. Where clients reach them is known to etcd's list if not to the configuration.
+fn natively(group: &GroupStatus, others: &[pb::Member]) -> Vec<Listed> {
+    let listed = |member: &MemberStatus| {
+        let other = others.iter().find(|other| other.id == member.node).map(Listed::of).unwrap_or_default();
+        Listed {
+            id: member.node,
+            name: if member.name == member.peer && !other.name.is_empty() { other.name } else { member.name.clone() },
+            role: member.role.clone(),
+            weight: Some(member.weight),
+            epoch: member.heard.then_some(member.epoch),
+            lag: member.lag,
+            heard: Some(member.heard),
+            region: member.region.clone(),
+            peer: member.peer.clone(),
+            client: if other.client.is_empty() { member.client.clone() } else { other.client },
+        }
+    };
+    group.members.iter().map(listed).collect()
+}
+
+impl Listed {
+    fn of(member: &pb::Member) -> Self {
+        let plain = |urls: &[String]| urls.iter().map(|url| url.trim_start_matches("http://")).collect::<Vec<_>>().join(",");
+        Self {
+            id: member.id,
+            name: member.name.clone(),
+            role: role(member).into(),
+            peer: plain(&member.peer_ur_ls),
+            client: plain(&member.client_ur_ls),
+            ..Self::default()
+        }
+    }
+
+    fn value(&self) -> Value {
+        json!({
+            "id": format!("{:x}", self.id),
+            "name": self.name,
+            "role": self.role,
+            "weight": self.weight,
+            "epoch": self.epoch,
+            "lag": self.lag,
+            "heard": self.heard,
+            "region": self.region,
+            "peer": self.peer,
+            "client": self.client,
+        })
+    }
+
+    /// By how much it lags, or why that is not known.
+    fn lag(&self) -> String {
+        match (self.heard, self.lag) {
+            (Some(false), _) => "silent".into(),
+            (_, Some(lag)) => lag.to_string(),
+            (_, None) => "-".into(),
+        }
+    }
+}
+
+fn members_text(listed: &[Listed], wide: bool) -> String {
+    let mut headings = vec!["NAME", "ID", "ROLE", "EPOCH", "LAG", "PEER", "CLIENT"];
+    if wide {
+        headings.extend(["WEIGHT", "REGION"]);
+    }
+    let mut table = Table::new(&headings);
+    let number = |number: Option<u64>| number.map_or("-".into(), |number| number.to_string());
+    for member in listed {
+        let Listed { name, id, role, peer, client, region, .. } = member;
+        let mut cells =
+            vec![name.clone(), format!("{id:x}"), role.clone(), number(member.epoch), member.lag(), peer.clone(), client.clone()];
+        if wide {
+            cells.extend([number(member.weight), region.clone()]);
+        }
+        table.row(cells);
+    }
+    table.text()
+}
+
+fn role(member: &pb::Member) -> &'static str {
+    if member.is_learner { "observer" } else { "voter" }
 }
 
 /// How each member is: who leads, how far it is behind, what is on its disk, what is wrong
@@ -134,16 +226,38 @@ impl Report {
         }
     }
 
-    /// How many decisions others have executed and this member has not.
-    fn lag(&self, all: &[Report]) -> u64 {
-        let executed = |report: &Report| report.status.as_ref().map_or(0, |status| status.raft_applied_index);
-        let furthest = all.iter().map(executed).max().unwrap_or(0);
-        furthest - executed(self)
+    /// What it says of the group that its front door shows.
+    fn group(&self) -> Option<&GroupStatus> {
+        let groups = &self.native.as_ref()?.groups;
+        groups.iter().find(|group| group.namespace == "default").or(groups.first())
     }
 
-    fn role(&self) -> &'static str {
+    /// The epoch that it is in; 0 for servers that know none.
+    fn epoch(&self) -> u64 {
+        self.group().map_or(0, |group| group.epoch)
+    }
+
+    /// How many decisions others have executed and this member has not; nothing if it is in an earlier epoch than they.
+    fn lag(&self, all: &[Report]) -> Option<u64> {
+        let executed = |report: &Report| report.status.as_ref().map_or(0, |status| status.raft_applied_index);
+        let newest = all.iter().map(Report::epoch).max().unwrap_or(0);
+        let furthest = all.iter().filter(|report| report.epoch() == newest).map(executed).max().unwrap_or(0);
+        (self.epoch() == newest).then(|| furthest.saturating_sub(executed(self)))
+    }
+
+    /// What it does, if that is something else than voting.
+    fn seat(&self) -> Option<&str> {
+        self.group().map(|group| group.role.as_str()).filter(|role| !matches!(*role, "" | "voter"))
+    }
+
+    fn change(&self) -> Option<&str> {
+        self.group().map(|group| group.change.as_str()).filter(|change| !change.is_empty())
+    }
+
+    fn role(&self) -> &str {
         match &self.status {
             Err(_) => "-",
+            Ok(_) if self.seat().is_some() => self.seat().unwrap_or_default(),
             Ok(status) if status.is_learner => "observer",
             Ok(status) if status.leader == self.member.id && self.has_leader() => "leader",
             Ok(_) => "voter",
@@ -152,7 +266,7 @@ impl Report {
 
     /// Whether the strategy of its first group has leaders; servers that do not say have.
     fn has_leader(&self) -> bool {
-        let strategy = self.native.as_ref().and_then(|native| native.groups.first()).and_then(|group| concur::find(&group.strategy));
+        let strategy = self.group().and_then(|group| concur::find(&group.strategy));
         strategy.is_none_or(|strategy| strategy.traits.has_leader)
     }
 
@@ -168,7 +282,9 @@ impl Report {
             "term": status.map(|status| status.raft_term),
             "revision": status.and_then(|status| status.header.as_ref()).map(|header| header.revision),
             "executed": status.map(|status| status.raft_applied_index),
-            "lag": status.map(|_| self.lag(all)),
+            "epoch": status.map(|_| self.epoch()),
+            "lag": status.and_then(|_| self.lag(all)),
+            "change": self.change(),
             "disk_bytes": status.map(|status| status.db_size),
             "quota_bytes": status.map(|status| status.db_size_quota),
             "groups": self.native.iter().flat_map(|native| &native.groups).map(group_value).collect::<Vec<_>>(),
@@ -182,6 +298,9 @@ fn group_value(group: &GroupStatus) -> Value {
         "namespace": group.namespace,
         "strategy": group.strategy,
         "epoch": group.epoch,
+        "role": group.role,
+        "change": group.change,
+        "pause_ms": group.passage_us as f64 / 1e3,
         "leader": format!("{:x}", group.leader),
         "term": group.term,
         "decided": group.decided,
@@ -191,7 +310,7 @@ fn group_value(group: &GroupStatus) -> Value {
 }
 
 fn text(reports: &[Report], wide: bool) -> String {
-    let mut table = Table::new(&["NAME", "ENDPOINT", "ROLE", "TERM", "REVISION", "EXECUTED", "LAG", "DISK", "ALARMS"]);
+    let mut table = Table::new(&["NAME", "ENDPOINT", "ROLE", "EPOCH", "TERM", "REVISION", "EXECUTED", "LAG", "DISK", "ALARMS"]);
     for report in reports {
         let errors = report.errors();
         let alarms = if errors.is_empty() { "-".to_owned() } else { errors.join("; ") };
@@ -200,24 +319,30 @@ fn text(reports: &[Report], wide: bool) -> String {
             report.member.name.clone(),
             report.endpoint.clone(),
             report.role().into(),
+            shown(&|_| report.epoch().to_string()),
             shown(&|status| status.raft_term.to_string()),
             shown(&|status| status.header.as_ref().map_or(0, |header| header.revision).to_string()),
             shown(&|status| status.raft_applied_index.to_string()),
-            shown(&|_| report.lag(reports).to_string()),
+            shown(&|_| report.lag(reports).map_or("an epoch".into(), |lag| lag.to_string())),
             shown(&|status| size(status.db_size)),
             alarms,
         ]);
     }
-    table.text() + &if wide { groups_text(reports) } else { String::new() }
+    let mut text = table.text();
+    for (report, change) in reports.iter().filter_map(|report| Some((report, report.change()?))) {
+        text += &format!("under way at {}: {change}\n", report.member.name);
+    }
+    text + &if wide { groups_text(reports) } else { String::new() }
 }
 
 /// A line for each group on each node.
 fn groups_text(reports: &[Report]) -> String {
-    let mut table = Table::new(&["NAME", "NAMESPACE", "STRATEGY", "EPOCH", "TERM", "REVISION", "DECIDED", "EXECUTED"]);
+    let mut table = Table::new(&["NAME", "NAMESPACE", "STRATEGY", "ROLE", "EPOCH", "TERM", "REVISION", "DECIDED", "EXECUTED"]);
     for report in reports {
         for group in report.native.iter().flat_map(|native| &native.groups) {
             let numbers = [group.epoch, group.term, group.revision, group.decided, group.executed].map(|number| number.to_string());
-            table.row([report.member.name.clone(), group.namespace.clone(), group.strategy.clone()].into_iter().chain(numbers));
+            let words = [&report.member.name, &group.namespace, &group.strategy, &group.role].map(Clone::clone);
+            table.row(words.into_iter().chain(numbers));
         }
     }
     format!("\n{}", table.text())

@@ -13,6 +13,7 @@ mod demo;
 mod exit;
 mod kv;
 mod lease;
+mod member;
 mod output;
 mod reach;
 mod serve;
@@ -54,6 +55,10 @@ enum Command {
     #[command(subcommand)]
     Lease(lease::Lease),
     Members(cluster::Members),
+    #[command(subcommand)]
+    Member(member::Member),
+    #[command(subcommand)]
+    Strategy(member::Strategy),
     Status(cluster::Status),
     #[command(subcommand)]
     Config(config::Config),
@@ -81,6 +86,8 @@ impl Command {
             Self::Txn(command) => command.run(),
             Self::Lease(command) => command.run(),
             Self::Members(command) => command.run(),
+            Self::Member(command) => command.run(),
+            Self::Strategy(command) => command.run(),
             Self::Status(command) => command.run(),
             Self::Config(command) => command.run(),
             Self::Bench(args) => exit::done(concur_bench::run(*args)),

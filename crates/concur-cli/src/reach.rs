@@ -31,7 +31,7 @@ pub(crate) struct Reach {
 }
 
 /// `host:port`, from that or a URL.
-fn endpoint(text: &str) -> Result<String, String> {
+pub(crate) fn endpoint(text: &str) -> Result<String, String> {
     if text.starts_with("https://") {
         return Err("TLS is not built in; use http:// or no scheme".into());
     }
@@ -43,7 +43,7 @@ fn endpoint(text: &str) -> Result<String, String> {
     Ok(address.to_owned())
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let longest = Duration::from_secs(24 * 3600);
     let duration = concur::parse_duration(text).filter(|duration| !duration.is_zero() && *duration <= longest);
     duration.ok_or_else(|| "a duration is a number with its unit, up to a day: 500ms, 5s, 2min".into())

@@ -102,6 +102,7 @@ impl Serve {
             data_dir: self.data_dir.clone(),
             listen_peer: addresses("--listen-peer-urls", &self.listen_peer_urls)?,
             listen_client: addresses("--listen-client-urls", &self.listen_client_urls)?,
+            joins: self.initial_cluster_state == ClusterState::Existing,
             retention: self.retention()?,
             segment_bytes: self.log_segment_bytes,
         };

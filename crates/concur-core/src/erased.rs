@@ -1,11 +1,12 @@
 //! Any protocol behind one face that speaks bytes.
 //!
 //! [`Strategy::of`] turns a [`Protocol`] into an entry of a registry. Behind it, [`Erased`] encodes what the protocol sends and
-//! persists, decodes what comes back, and keeps its timers, so that a replica is written once and holds `dyn AnyProtocol`.
+//! persists, decodes what comes back, and keeps its timers, so that a replica is written once and holds `dyn AnyProtocol`. In front
+//! of each record stands the epoch in which it was written; those of earlier epochs say nothing any more and are passed over.
 
 use crate::{
-    BatchId, Boot, BootCount, Config, Context, Corrupt, Effect, Footprint, Frontier, Health, Input, Inspection, Instance, Mark, Phase,
-    Protocol, QuorumSystem, ReadId, Refusal, ReplicaId, ReplicaSet, Rng, Run, Ticket, Time, Traits, Urgent, Value, Wire,
+    BatchId, Boot, BootCount, Config, Context, Corrupt, Effect, Epoch, Footprint, Frontier, Health, Input, Inspection, Instance, Mark,
+    Phase, Protocol, QuorumSystem, ReadId, Reader, Refusal, ReplicaId, ReplicaSet, Rng, Run, Ticket, Time, Traits, Urgent, Value, Wire,
 };
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -209,13 +210,17 @@ struct Timers<T> {
 }
 
 fn recover<P: Protocol>(boot: AnyBoot, start: Start, out: &mut Vec<AnyEffect>) -> Result<Box<dyn AnyProtocol>, Corrupt> {
-    let boot = Boot {
-        records: boot.records.iter().map(P::Record::from_bytes).collect::<Result<_, _>>()?,
-        mark: typed_mark::<P>(&boot.mark)?,
-        first: boot.first,
-        fresh: boot.fresh,
-        boot: boot.boot,
-    };
+    let mut records = Vec::with_capacity(boot.records.len());
+    for record in boot.records {
+        let mut reader = Reader::new(record);
+        match Epoch::get(&mut reader)?.cmp(&start.config.epoch) {
+            std::cmp::Ordering::Less => continue,
+            std::cmp::Ordering::Equal => records.push(P::Record::get(&mut reader)?),
+            std::cmp::Ordering::Greater => return Err(Corrupt::new("the log speaks of a later epoch than the executed state")),
+        }
+        reader.finish()?;
+    }
+    let boot = Boot { records, mark: typed_mark::<P>(&boot.mark)?, first: boot.first, fresh: boot.fresh, boot: boot.boot };
     let mut context = Context::new(start.now, start.rng, start.config);
     let protocol = P::recover(boot, &mut context)?;
     let timers = Timers { due: BTreeSet::new(), of: BTreeMap::new() };
@@ -229,6 +234,14 @@ fn describe<P: Protocol>(message: &Bytes) -> String {
         Ok(message) => format!("{message:?}"),
         Err(error) => error.to_string(),
     }
+}
+
+/// A record, behind its epoch.
+fn in_epoch(epoch: Epoch, record: &impl Wire) -> Bytes {
+    let mut out = Vec::with_capacity(64);
+    epoch.put(&mut out);
+    record.put(&mut out);
+    Bytes::from(out)
 }
 
 fn typed_mark<P: Protocol>(mark: &Mark<Bytes>) -> Result<Mark<P::Order>, Corrupt> {
@@ -265,7 +278,7 @@ impl<P: Protocol> Erased<P> {
                     self.timers.disarm(timer);
                     continue;
                 }
-                Effect::Persist(record) => AnyEffect::Persist(record.to_bytes()),
+                Effect::Persist(record) => AnyEffect::Persist(in_epoch(self.context.config.epoch, &record)),
                 Effect::Send { to, message, after } => AnyEffect::Send { to, urgent: message.urgent(), message: message.to_bytes(), after },
                 Effect::Solicit { phase, attempt, message, after } => {
                     AnyEffect::Solicit { phase, attempt, urgent: message.urgent(), message: message.to_bytes(), after }
@@ -314,7 +327,7 @@ impl<P: Protocol> AnyProtocol for Erased<P> {
     }
 
     fn checkpoint(&self) -> Vec<Bytes> {
-        self.protocol.checkpoint().iter().map(Wire::to_bytes).collect()
+        self.protocol.checkpoint().iter().map(|record| in_epoch(self.context.config.epoch, record)).collect()
     }
 
     fn inspect(&self) -> Inspection {

@@ -35,6 +35,8 @@ pub struct Graph {
     ordered: Frontier,
     /// In order, not handed out yet.
     ready: VecDeque<Ready>,
+    /// No-ops that were executed and not told of.
+    noops: Vec<Instance>,
     /// To be looked at.
     examine: VecDeque<Instance>,
     /// The current search: nodes are marked with it.
@@ -94,6 +96,7 @@ impl Graph {
             executed: Frontier::start(frontier.epoch),
             ordered: Frontier::start(frontier.epoch),
             ready: VecDeque::new(),
+            noops: Vec::new(),
             examine: VecDeque::new(),
             search: 0,
             inside: false,
@@ -118,6 +121,7 @@ impl Graph {
         if value.is_noop() {
             self.executed.insert(instance);
             self.ordered.insert(instance);
+            self.noops.push(instance);
         } else {
             let node = Node { value, deps, edges: None, blocked: None, search: 0, index: 0, low: 0 };
             self.lane_mut(instance.lane).nodes.insert(instance.number, node);
@@ -141,6 +145,11 @@ impl Graph {
         self.inside = !ready.last;
         self.sealed = ready.value.is_seal();
         Some((ready.instance, ready.value))
+    }
+
+    /// The no-ops that were decided since the last call: executed without being handed out.
+    pub fn take_noops(&mut self) -> Vec<Instance> {
+        std::mem::take(&mut self.noops)
     }
 
     /// What is executed: handed out, or no-op.

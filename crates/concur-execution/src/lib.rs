@@ -13,5 +13,5 @@ mod slots;
 pub use executed::{Executed, InSession, Seen};
 pub use graph::Graph;
 pub use level::{Level, Stamp};
-pub use sequencer::Sequencer;
+pub use sequencer::{Followed, Next, Sequencer};
 pub use slots::Slots;

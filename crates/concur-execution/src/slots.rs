@@ -57,15 +57,15 @@ impl Slots {
         }
     }
 
-    /// The next slot to execute, if it is decided.
-    pub fn pop(&mut self) -> Option<(Instance, Value)> {
+    /// The next slot to execute, with its order, if it is decided.
+    pub fn pop(&mut self) -> Option<(Instance, Value, Bytes)> {
         let Decided { value, order } = self.window.front_mut()?.take()?;
         self.window.pop_front();
         let instance = Instance::slot(self.below);
         self.below += 1;
         self.decided -= 1;
-        self.last = Some(order);
-        Some((instance, value))
+        self.last = Some(order.clone());
+        Some((instance, value, order))
     }
 
     /// The undecided slot that execution waits for, if something behind it is decided.
@@ -139,7 +139,7 @@ mod tests {
         let mut slots = Slots::new(&Mark::start(Epoch(0)));
         slots.decided(Instance::slot(5).into(), Value::Noop, Bytes::new());
         slots.install(&Mark { frontier: Frontier::slots(Epoch(0), 5), orders: vec![None] });
-        assert_eq!(slots.pop(), Some((Instance::slot(5), Value::Noop)));
+        assert_eq!(slots.pop(), Some((Instance::slot(5), Value::Noop, Bytes::new())));
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! What replicas of one group send each other: a protocol's messages, and what replicas do for every protocol.
 
 use bytes::Bytes;
-use concur_core::{BatchId, Epoch, Frontier, GroupId, Malformed, Reader, Value, Wire, wire_enum, wire_struct};
+use concur_core::{
+    BatchId, BootCount, Epoch, Footprint, Frontier, GroupId, Instance, Malformed, ReadId, Reader, Value, Wire, wire_enum, wire_struct,
+};
 
 /// The version of the encoding; a receiver refuses others.
 const VERSION: u8 = 1;
@@ -39,6 +41,8 @@ pub enum Body {
         executed: Frontier,
         /// Executed and durable.
         stored: Frontier,
+        /// The life of its disk.
+        incarnation: u64,
     },
     /// Please send your state from this chunk on; `transfer` 0 begins a new one.
     StateWanted {
@@ -54,6 +58,66 @@ pub enum Body {
         /// Which.
         transfer: u64,
     },
+    /// Please send me what you execute, from here on and until I am silent.
+    FollowWanted {
+        /// What the sender has executed; `None` if it holds nothing.
+        frontier: Option<Frontier>,
+        /// Whether to begin at the frontier; otherwise the last part that was sent has arrived.
+        begins: bool,
+    },
+    /// What the sender has executed, in its order.
+    Feed(Feed),
+    /// What you lack is not kept here: fetch my state.
+    FeedGone {},
+    /// Please find a frontier for a read of this footprint: I do not vote.
+    BarrierWanted {
+        /// The sender's name for it.
+        id: ReadId,
+        /// What is read.
+        footprint: Footprint,
+    },
+    /// The read may be served once that is executed; `None`: not here, ask again.
+    Barrier {
+        /// Which.
+        id: ReadId,
+        /// When.
+        frontier: Option<Frontier>,
+    },
+}
+
+/// A part of what a replica executed, in its order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Feed {
+    /// The run of the sender's process, which numbers what it executes.
+    pub run: BootCount,
+    /// What it comes behind.
+    pub after: After,
+    /// The number behind the last entry.
+    pub through: u64,
+    /// The entries.
+    pub entries: Vec<Fed>,
+}
+
+/// What a part of a feed comes behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum After {
+    /// The frontier that was asked for: whoever has not so much lacks something in between.
+    Frontier(Frontier),
+    /// The part before it, which this number is behind.
+    Number(u64),
+}
+
+/// One decision that was executed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fed {
+    /// The epoch in which it was decided.
+    pub epoch: Epoch,
+    /// Where.
+    pub instance: Instance,
+    /// What.
+    pub value: Value,
+    /// Its order, encoded.
+    pub order: Bytes,
 }
 
 /// A part of a state at one frontier.
@@ -93,26 +157,49 @@ impl Envelope {
 }
 
 impl Body {
-    /// About how many bytes the encoding takes, where that is many.
-    fn size_bytes(&self) -> usize {
+    /// About how many bytes the encoding takes.
+    pub fn size_bytes(&self) -> usize {
         match self {
             Self::Protocol(message) => message.len(),
             Self::Forward(value) => value.size_bytes(),
             Self::State(chunk) => chunk.entries.iter().map(|(key, value)| key.len() + value.len() + 8).sum(),
-            Self::Declined { .. } | Self::Progress { .. } | Self::StateWanted { .. } | Self::StateGone { .. } => 64,
+            Self::Feed(feed) => feed.entries.iter().map(Fed::size_bytes).sum(),
+            Self::Declined { .. }
+            | Self::Progress { .. }
+            | Self::StateWanted { .. }
+            | Self::StateGone { .. }
+            | Self::FollowWanted { .. }
+            | Self::FeedGone {}
+            | Self::BarrierWanted { .. }
+            | Self::Barrier { .. } => 64,
         }
     }
 }
 
+impl Fed {
+    /// About how many bytes it takes in memory and on the wire.
+    pub fn size_bytes(&self) -> usize {
+        32 + self.value.size_bytes() + self.order.len()
+    }
+}
+
+wire_struct!(Feed { run, after, through, entries });
+wire_enum!(After { 0 => Frontier(frontier), 1 => Number(number) });
+wire_struct!(Fed { epoch, instance, value, order });
 wire_struct!(StateChunk { transfer, chunk, last, entries });
 wire_enum!(Body {
     0 => Protocol(message),
     1 => Forward(value),
     2 => Declined { id, leader, busy },
-    3 => Progress { executed, stored },
+    3 => Progress { executed, stored, incarnation },
     4 => StateWanted { transfer, chunk },
     5 => State(chunk),
     6 => StateGone { transfer },
+    7 => FollowWanted { frontier, begins },
+    8 => Feed(feed),
+    9 => FeedGone {},
+    10 => BarrierWanted { id, footprint },
+    11 => Barrier { id, frontier },
 });
 
 #[cfg(test)]

@@ -6,5 +6,5 @@
 mod envelope;
 mod volume;
 
-pub use envelope::{Body, Envelope, StateChunk};
+pub use envelope::{After, Body, Envelope, Fed, Feed, StateChunk};
 pub use volume::Volume;

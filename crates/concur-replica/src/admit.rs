@@ -5,9 +5,10 @@ use crate::item::Item;
 use crate::read::Read;
 use crate::replica::Replica;
 use bytes::Bytes;
-use concur_core::{AnyInput, Footprint, Health, Ordering, ReplicaId, Span, StateMachine, Time, Value};
+use concur_core::{AnyInput, Epoch, Footprint, Health, Ordering, ReplicaId, Span, StateMachine, Time, Value, Wire};
 use concur_execution::Level;
 use concur_network::{Body, Envelope};
+use concur_peers::Configuration;
 use std::collections::VecDeque;
 
 /// Commands that wait for a batch.
@@ -83,7 +84,7 @@ impl<M: StateMachine> Replica<M> {
                 Event::Request { token, request } => self.request(token, request, out),
                 Event::Message { from, bytes } => self.receive(from, &bytes, out),
                 Event::Durable(ticket) => self.durable(ticket, out),
-                Event::Stored(frontier) => self.stored(frontier),
+                Event::Stored(frontier) => self.stored(frontier, out),
                 Event::Peer(id, health) => self.peer(id, health),
                 Event::Leave => {
                     self.stopping = true;
@@ -110,6 +111,7 @@ impl<M: StateMachine> Replica<M> {
                 let read = Read { token, footprint, query, deadline: self.now + timeout };
                 self.read(level, read, out);
             }
+            Request::Change { change, timeout } => self.change(token, change, timeout, out),
         }
     }
 
@@ -128,6 +130,9 @@ impl<M: StateMachine> Replica<M> {
     }
 
     fn read(&mut self, level: Level, read: Read, out: &mut Output) {
+        if self.empty {
+            return out.replies.push((read.token, Err(Refused::Busy))); // There is no state yet.
+        }
         if level == Level::Eventual {
             return self.answer(level, read, out);
         }
@@ -153,24 +158,58 @@ impl<M: StateMachine> Replica<M> {
         let Ok(envelope) = Envelope::decode(bytes) else {
             return out.notes.push(("malformed envelope dropped", None));
         };
-        if envelope.group != self.settings.config.group || envelope.epoch != self.settings.config.epoch {
-            return out.notes.push(("envelope of another epoch dropped", None));
+        if envelope.group != self.settings.config.group {
+            return out.notes.push(("envelope of another group dropped", None));
         }
         self.heard(from);
+        let epoch = envelope.epoch;
         match envelope.body {
-            Body::Protocol(message) => self.inputs.push_back(AnyInput::Receive { from, message }),
-            Body::Forward(value) => self.forwarded(from, value, out),
-            Body::Declined { id, leader, busy } => self.declined(id, leader, busy, out),
-            Body::Progress { executed: _, stored } => self.progress(from, stored),
+            // What members say of their state and ask of others' holds in every epoch.
+            Body::Progress { executed, stored, incarnation } => self.progress(from, executed, stored, incarnation, out),
             Body::StateWanted { transfer, chunk } => self.state_wanted(from, transfer, chunk, out),
             Body::State(chunk) => self.state(from, chunk, out),
             Body::StateGone { transfer } => self.state_gone(from, transfer, out),
+            Body::FollowWanted { frontier, begins } => self.follow_wanted(from, frontier, begins, out),
+            Body::Feed(feed) => self.fed(from, feed, out),
+            Body::FeedGone {} => self.feed_gone(from, out),
+            // A barrier's frontier names its epoch itself.
+            Body::Barrier { id, frontier } => self.barrier_answered(id, frontier),
+            body if epoch == self.epoch() && self.passage.is_none() => self.of_this_epoch(from, body, out),
+            body if epoch >= self.epoch() => self.of_an_epoch_to_come(from, epoch, body, out),
+            // Whoever is in an earlier epoch is told.
+            _ => {
+                out.notes.push(("message of an earlier epoch", None));
+                self.tell_how_far(from, out);
+            }
         }
+    }
+
+    /// Takes what is about the decisions of the epoch that this replica is in.
+    pub(crate) fn of_this_epoch(&mut self, from: ReplicaId, body: Body, out: &mut Output) {
+        match body {
+            Body::Protocol(message) => self.inputs.push_back(AnyInput::Receive { from, message }),
+            Body::Forward(value) => self.forwarded(from, value, out),
+            Body::Declined { id, leader, busy } => self.declined(id, leader, busy, out),
+            Body::BarrierWanted { id, footprint } => self.barrier_wanted(from, id, footprint, out),
+            _ => unreachable!("looked at before"),
+        }
+    }
+
+    /// What is of an epoch that this replica has not entered waits until it has.
+    fn of_an_epoch_to_come(&mut self, from: ReplicaId, epoch: Epoch, body: Body, out: &mut Output) {
+        if !matches!(body, Body::Declined { .. }) {
+            self.early.push(from, epoch, body);
+        }
+        self.seen_ahead(from, epoch, out);
     }
 
     /// A peer cannot propose and asks this replica to. What has run is not proposed again: the peer will learn of it.
     fn forwarded(&mut self, from: ReplicaId, value: Value, out: &mut Output) {
-        match value.id().filter(|id| id.origin == from) {
+        let sound = |value: &Value| match value {
+            Value::Seal(seal) => Configuration::from_bytes(&seal.body).is_ok_and(|next| next.epoch.0 == self.epoch().0 + 1),
+            _ => true,
+        };
+        match value.id().filter(|id| id.origin == from && sound(&value)) {
             None => out.notes.push(("malformed envelope dropped", None)),
             Some(id) if self.executed.contains(id) => out.notes.push(("duplicate batch skipped", None)),
             Some(_) => self.inputs.push_back(AnyInput::Submit(value)),
@@ -178,7 +217,12 @@ impl<M: StateMachine> Replica<M> {
     }
 
     fn peer(&mut self, id: ReplicaId, health: Health) {
-        self.inputs.push_back(AnyInput::Peer(id, health));
+        if self.settings.config.voters().contains(id) {
+            self.inputs.push_back(AnyInput::Peer(id, health));
+        }
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.down = health == Health::Down;
+        }
         if health == Health::Down {
             self.flights.peer_down(id, self.now + self.settings.config.heartbeat / 2);
         }

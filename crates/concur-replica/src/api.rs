@@ -2,26 +2,36 @@
 
 use bytes::Bytes;
 use concur_core::{
-    BatchId, BootCount, Change, Config, Footprint, Frontier, Health, Inspection, Instance, Mark, Ordering, ReplicaId, Run, SessionId,
-    Strategy, Ticket, Value,
+    BatchId, BootCount, Change, Config, Epoch, Footprint, Frontier, Health, Inspection, Instance, Mark, Ordering, ReplicaId, Run,
+    SessionId, Strategy, Ticket, Value,
 };
 use concur_execution::{InSession, Level, Stamp};
 use concur_network::Volume;
+use concur_peers::{Change as Reconfiguration, Configuration};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How one replica is set up. Durations are of the driver's monotonic clock.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The group, its voters and their timeouts.
+    /// The group, its voters and their timeouts, in the epoch that the replica is in.
     pub config: Arc<Config>,
-    /// The protocol.
+    /// The protocol of that epoch.
     pub strategy: Strategy,
+    /// Who is in. What the state holds counts before what is given here.
+    pub configuration: Arc<Configuration>,
+    /// Which life of its disk this is: another after the disk was lost. The configuration names the life in which a member votes.
+    pub incarnation: u64,
+    /// Whether this life of the disk began in a group that there was: while it holds nothing it waits for a member's state. Otherwise
+    /// it is one of those that begin the group. The same in every run of the life.
+    pub joins: bool,
+    /// The protocols that an epoch may name.
+    pub strategies: fn(&str) -> Option<Strategy>,
     /// What the namespace orders. A partial order needs a protocol that has one; a total order is had from any.
     pub order: Ordering,
     /// To whom a quorum's messages go.
     pub volume: Volume,
-    /// Which run of the process this is.
+    /// Which run of the process this is: no two runs of any life of this member have the same.
     pub boot: BootCount,
     /// How many batches of this replica's clients may be undecided.
     pub batches_in_flight_max: usize,
@@ -41,14 +51,29 @@ pub struct Settings {
     pub session_ttl: Duration,
     /// How many bytes of state one transfer message carries.
     pub transfer_bytes_max: usize,
+    /// How many bytes of executed batches are kept for those who follow; who lags further is given state.
+    pub feed_bytes_max: usize,
+    /// A member that lags by no more decisions is close behind.
+    pub close_instances_max: u64,
+    /// A voter that was silent for so long, in a group without a leader, is made an observer that is promoted when it is back;
+    /// what it has not seen would be kept for it otherwise. `None`: it is waited for.
+    pub absence_max: Option<Duration>,
+    /// Whether [`Output::executed`] and [`Output::decided`] are filled, from the start on.
+    pub record_executions: bool,
 }
 
 impl Settings {
-    /// The defaults for a member of a group.
+    /// The defaults for a member of a group that knows no other protocol.
     pub fn new(config: Arc<Config>, strategy: Strategy, boot: BootCount) -> Self {
+        let configuration = Configuration::of_voters(config.epoch, strategy.traits.name, config.voters());
         Self {
+            feed_bytes_max: config.retained_bytes_max,
             config,
             strategy,
+            configuration: Arc::new(configuration),
+            incarnation: 1,
+            joins: false,
+            strategies: |_| None,
             order: Ordering::Total,
             volume: Volume::Broadcast,
             boot,
@@ -61,6 +86,9 @@ impl Settings {
             inbox_messages_max: 16_384,
             session_ttl: Duration::from_secs(600),
             transfer_bytes_max: 256 << 10,
+            close_instances_max: 1024,
+            absence_max: None,
+            record_executions: false,
         }
     }
 }
@@ -127,6 +155,13 @@ pub enum Request {
         /// How long the client waits.
         timeout: Duration,
     },
+    /// Change who is in, or by which strategy the group decides. The reply's body is a [`concur_peers::Outcome`].
+    Change {
+        /// What.
+        change: Reconfiguration,
+        /// How long the client waits.
+        timeout: Duration,
+    },
 }
 
 /// A reply: the state machine's bytes (empty where the driver reads the machine itself), and a stamp.
@@ -175,6 +210,8 @@ pub struct Bulk {
     pub changes: Vec<Change>,
     /// Where the image stands after them.
     pub mark: Mark<Bytes>,
+    /// Whether something waits until they are durable: the engine is not to take its time.
+    pub urgent: bool,
 }
 
 /// What a replica starts from: nothing, or what its log and engine hold.
@@ -204,13 +241,15 @@ pub struct Output {
     pub install: Option<Bulk>,
     /// Transitions that were passed, for traces and coverage.
     pub notes: Vec<(&'static str, Option<Instance>)>,
-    /// The instances executed in this step, in order, and the batch that each decided, if
-    /// [`Replica::record_executions`](crate::Replica::record_executions) is on.
-    pub executed: Vec<(Instance, Option<BatchId>)>,
+    /// The instances executed in this step, in order, with their epochs, and the batch that each decided, if
+    /// [`Settings::record_executions`] is on.
+    pub executed: Vec<(Epoch, Instance, Option<BatchId>)>,
     /// What the protocol decided here in this step, if that is on.
     pub decided: Vec<Decision>,
     /// Whether the machine's state changed.
     pub changed: bool,
+    /// The configuration, when it changed in this step: whom to reach where, and who is told what happens to connections.
+    pub configuration: Option<Arc<Configuration>>,
 }
 
 impl Output {
@@ -225,6 +264,7 @@ impl Output {
         self.executed.clear();
         self.decided.clear();
         self.changed = false;
+        self.configuration = None;
     }
 
     /// Whether there is nothing to do.
@@ -236,6 +276,8 @@ impl Output {
 /// Something that the protocol decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
+    /// In which epoch.
+    pub epoch: Epoch,
     /// Where.
     pub run: Run,
     /// What.
@@ -255,8 +297,8 @@ pub struct Status {
     pub executed: Frontier,
     /// What its engine holds durably.
     pub stored: Frontier,
-    /// What each voter last said it had stored.
-    pub peers: Vec<(ReplicaId, Frontier)>,
+    /// What the other members last said of themselves.
+    pub peers: Vec<(ReplicaId, PeerStatus)>,
     /// Commands that wait for a batch.
     pub pending_commands: usize,
     /// Batches of its clients that are undecided.
@@ -265,4 +307,29 @@ pub struct Status {
     pub unexecuted: usize,
     /// Whether it is fetching state from a peer.
     pub fetching: bool,
+    /// Who is in.
+    pub configuration: Arc<Configuration>,
+    /// What this replica is: `voter`, `observer`, `joining`, `removed`, or `sealed` while it passes from one epoch to the next.
+    pub role: &'static str,
+    /// From whom it follows, if it does.
+    pub follows: Option<ReplicaId>,
+    /// The change that it proposed and that is not decided, in words.
+    pub change: Option<String>,
+    /// How long the latest passage took here, from the execution of the seal to the first vote in the next epoch.
+    pub passage: Option<Duration>,
+}
+
+/// What a member last said of itself, or is known of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// What it has executed.
+    pub executed: Frontier,
+    /// And holds durably.
+    pub stored: Frontier,
+    /// How long ago it was heard.
+    pub silent: Duration,
+    /// The life of its disk; 0 if it has not said.
+    pub incarnation: u64,
+    /// By how many decisions it lags behind this replica, as far as that can be told; `None` if it is in another epoch.
+    pub lag: Option<u64>,
 }

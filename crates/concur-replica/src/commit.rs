@@ -1,8 +1,9 @@
-//! Commit: what is decided goes to the sequencer, and what execution then waits for is asked of the protocol.
+//! Commit: what is decided goes to the sequencer, and what execution then waits for is asked of the protocol; how far the members
+//! are, and what may be forgotten.
 
-use crate::api::{Decision, Output};
+use crate::api::{Decision, Output, PeerStatus};
 use crate::replica::Replica;
-use concur_core::{AnyInput, Floor, Frontier, Ordering, Phase, REPLICAS_MAX, ReplicaId, ReplicaSet, StateMachine, Time};
+use concur_core::{AnyInput, Floor, Frontier, Health, Ordering, Phase, REPLICAS_MAX, ReplicaId, ReplicaSet, StateMachine, Time};
 use concur_network::Body;
 
 /// After how many heartbeats peers are told again what did not change.
@@ -10,55 +11,82 @@ const PROGRESS_AGAIN: u32 = 16;
 /// In a partial order, a voter that lags by more is not waited for: it is given state.
 const LAG_INSTANCES_MAX: u64 = 16_384;
 
-/// What is known of another voter.
+/// What is known of another member.
 #[derive(Debug, Default)]
 pub(crate) struct Peer {
-    /// What it last said that it holds durably.
+    /// What it last said that it executed.
+    pub(crate) executed: Option<Frontier>,
+    /// And holds durably.
     pub(crate) stored: Option<Frontier>,
+    /// The life of its disk; 0 until it says.
+    pub(crate) incarnation: u64,
     /// When anything came from it.
-    heard_at: Time,
+    pub(crate) heard_at: Time,
+    /// Its connection was lost since.
+    pub(crate) down: bool,
+    /// It is told no more often how far this replica is.
+    pub(crate) tell_at: Time,
 }
 
 impl<M: StateMachine> Replica<M> {
     /// These instances are decided.
     pub(crate) fn commit(&mut self, decision: Decision, out: &mut Output) {
         self.decided = true;
-        out.decided.extend(self.record_executions.then(|| decision.clone()));
-        let Decision { run, value, order, dependencies } = decision;
+        out.decided.extend(self.settings.record_executions.then(|| decision.clone()));
+        let Decision { epoch: _, run, value, order, dependencies } = decision;
         self.sequencer.decided(run, value, order, dependencies);
     }
 
     /// The engine holds the state up to `frontier`.
-    pub(crate) fn stored(&mut self, frontier: Frontier) {
+    pub(crate) fn stored(&mut self, frontier: Frontier, out: &mut Output) {
         self.stored.join(&frontier);
         self.installed();
+        self.arrive(out);
         self.raise_floor();
     }
 
-    /// A voter was heard.
+    /// A member was heard.
     pub(crate) fn heard(&mut self, from: ReplicaId) {
-        if self.settings.config.voters().contains(from) {
-            self.peers.entry(from).or_default().heard_at = self.now;
+        if self.other_members().contains(from) {
+            let peer = self.peers.entry(from).or_default();
+            peer.heard_at = self.now;
+            peer.down = false;
         }
     }
 
-    /// A voter said what it holds durably.
-    pub(crate) fn progress(&mut self, from: ReplicaId, stored: Frontier) {
-        if stored.epoch != self.settings.config.epoch || stored.lanes.len() > REPLICAS_MAX {
+    /// A member said how far it is.
+    pub(crate) fn progress(&mut self, from: ReplicaId, executed: Frontier, stored: Frontier, incarnation: u64, out: &mut Output) {
+        if stored.lanes.len().max(executed.lanes.len()) > REPLICAS_MAX {
             return;
         }
-        let Some(peer) = self.peers.get_mut(&from) else { return };
+        let (epoch, theirs) = (self.epoch(), executed.epoch);
         self.transfers.arrived(from, &stored);
-        match &mut peer.stored {
-            Some(known) => known.join(&stored),
-            None => peer.stored = Some(stored),
+        if theirs < epoch {
+            self.tell_how_far(from, out);
         }
+        let Some(peer) = self.peers.get_mut(&from) else { return self.seen_ahead(from, theirs, out) };
+        let entered = theirs == epoch && peer.executed.as_ref().is_some_and(|before| before.epoch < epoch);
+        peer.incarnation = incarnation;
+        for (known, told) in [(&mut peer.executed, executed), (&mut peer.stored, stored)] {
+            match known {
+                Some(known) => known.join(&told),
+                None => *known = Some(told),
+            }
+        }
+        if entered && self.settings.config.voters().contains(from) {
+            // It takes what it could not take before.
+            self.inputs.push_back(AnyInput::Peer(from, Health::Up));
+        }
+        self.seen_ahead(from, theirs, out);
         self.raise_floor();
     }
 
     /// Tells the protocol what it may forget.
     pub(crate) fn raise_floor(&mut self) {
         let traits = self.settings.strategy.traits;
+        if self.protocol.is_none() || self.stored.epoch != self.epoch() {
+            return;
+        }
         let floor = match (traits.floor, traits.order) {
             (Floor::Local, Ordering::Total) => Some(self.stored.clone()),
             (Floor::Local, Ordering::Partial) => self.floor_among(self.near()),
@@ -82,7 +110,8 @@ impl<M: StateMachine> Replica<M> {
         let config = &self.settings.config;
         let mut floor = self.stored.clone();
         for id in others.iter() {
-            floor = floor.meet_prefix(self.peers.get(&id)?.stored.as_ref()?);
+            // Who has not entered the epoch holds nothing of it.
+            floor = floor.meet_prefix(self.peers.get(&id)?.stored.as_ref().filter(|stored| stored.epoch >= config.epoch)?);
         }
         config.quorums.is_quorum(Phase::Accept, others.with(config.me)).then_some(floor)
     }
@@ -90,22 +119,63 @@ impl<M: StateMachine> Replica<M> {
     /// The voters that were heard lately and do not lag far.
     fn near(&self) -> ReplicaSet {
         let config = &self.settings.config;
-        let silence = config.election * 4 + config.heartbeat * 2 * PROGRESS_AGAIN;
         let mine = self.stored.count();
-        let keeps_up = |stored: &Frontier| mine.saturating_sub(stored.count()) <= LAG_INSTANCES_MAX;
-        let near = |peer: &Peer| self.now.since(peer.heard_at) <= silence && peer.stored.as_ref().is_none_or(keeps_up);
-        let others = config.others();
-        others.iter().filter(|id| self.peers.get(id).is_some_and(near)).collect()
+        let keeps_up = |stored: &Frontier| {
+            let theirs = if stored.epoch < config.epoch { 0 } else { stored.count() };
+            mine.saturating_sub(theirs) <= LAG_INSTANCES_MAX
+        };
+        let near = |peer: &Peer| self.now.since(peer.heard_at) <= self.silence() && peer.stored.as_ref().is_none_or(keeps_up);
+        config.others().iter().filter(|id| self.peers.get(id).is_some_and(near)).collect()
     }
 
-    /// Tells the voters how far this replica is, when that changed, and now and then though it did not.
+    /// Who is silent for longer is probably away: members say how far they are more often than that.
+    pub(crate) fn silence(&self) -> std::time::Duration {
+        self.settings.config.election * 4 + self.settings.config.heartbeat * 2 * PROGRESS_AGAIN
+    }
+
+    /// By how many decisions a member lags behind this replica; `None` if it is in another epoch, or has not said.
+    pub(crate) fn lag(&self, peer: &Peer) -> Option<u64> {
+        let executed = peer.executed.as_ref().filter(|executed| executed.epoch == self.epoch())?;
+        Some(self.sequencer.executed_count().saturating_sub(executed.count()))
+    }
+
+    /// What the members last said of themselves.
+    pub(crate) fn peer_status(&self) -> Vec<(ReplicaId, PeerStatus)> {
+        let status = |(&id, peer): (&ReplicaId, &Peer)| {
+            let (executed, stored) = (peer.executed.clone()?, peer.stored.clone()?);
+            let (silent, incarnation, lag) = (self.now.since(peer.heard_at), peer.incarnation, self.lag(peer));
+            Some((id, PeerStatus { executed, stored, silent, incarnation, lag }))
+        };
+        self.peers.iter().filter_map(status).collect()
+    }
+
+    /// Tells the members how far this replica is, when that changed, and now and then though it did not.
     pub(crate) fn tell_progress(&mut self, out: &mut Output) {
-        if self.stored == self.progress_told && self.now < self.progress_due {
+        if self.empty || (self.stored == self.progress_told && self.now < self.progress_due) {
             return;
         }
+        self.tell_everyone(self.other_members(), out);
+    }
+
+    /// Tells these how far this replica is.
+    pub(crate) fn tell_everyone(&mut self, to: ReplicaSet, out: &mut Output) {
         self.progress_told.clone_from(&self.stored);
         self.progress_due = self.now + self.settings.config.heartbeat * PROGRESS_AGAIN;
-        let body = Body::Progress { executed: self.sequencer.frontier(), stored: self.stored.clone() };
-        self.send_body(self.settings.config.others(), false, body, out);
+        self.send_body(to, false, self.how_far(), out);
+    }
+
+    /// Tells one that is in an earlier epoch, but not at every message of its.
+    pub(crate) fn tell_how_far(&mut self, to: ReplicaId, out: &mut Output) {
+        let (now, again) = (self.now, self.settings.config.heartbeat / 2);
+        let peer = self.peers.entry(to).or_default();
+        if peer.tell_at > now || self.empty {
+            return;
+        }
+        peer.tell_at = now + again;
+        self.send_body(ReplicaSet::one(to), false, self.how_far(), out);
+    }
+
+    fn how_far(&self) -> Body {
+        Body::Progress { executed: self.sequencer.frontier(), stored: self.stored.clone(), incarnation: self.settings.incarnation }
     }
 }

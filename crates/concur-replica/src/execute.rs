@@ -3,24 +3,19 @@
 
 use crate::api::{Bulk, Output, Refused, Reply};
 use crate::item::{self, Item, Outcome};
-use crate::replica::{EXECUTED_PREFIX, MACHINE_PREFIX, MARK_KEY, Replica};
+use crate::replica::{CONFIGURATION_KEY, EXECUTED_PREFIX, MACHINE_PREFIX, MARK_KEY, Replica};
 use bytes::Bytes;
 use concur_core::{AnyInput, At, Batch, Change, Ordering, StateMachine, Value, Wire};
-use concur_execution::{Level, Seen, Stamp};
+use concur_execution::{Level, Next, Seen, Stamp};
 use std::collections::BTreeSet;
 
 impl<M: StateMachine> Replica<M> {
     /// Executes everything that is in order; then the protocol is told what execution waits for.
     pub(crate) fn execute(&mut self, out: &mut Output) {
-        while let Some((instance, value)) = self.sequencer.pop() {
-            out.changed = true;
-            if self.record_executions {
-                out.executed.push((instance, value.id()));
-            }
-            if let Value::Batch(batch) = value {
-                self.run_batch(&batch, out);
-            }
+        while let Some(next) = self.sequencer.pop() {
+            self.run(next, out);
         }
+        self.keep_noops();
         self.ask_for_wanted();
     }
 
@@ -32,6 +27,22 @@ impl<M: StateMachine> Replica<M> {
         let wanted: BTreeSet<_> = self.sequencer.wanted().into_iter().collect();
         self.inputs.extend(wanted.difference(&self.wanted).copied().map(AnyInput::Wanted));
         self.wanted = wanted;
+    }
+
+    /// What is executed goes through here, whoever put it in order.
+    pub(crate) fn run(&mut self, next: Next, out: &mut Output) {
+        out.changed = true;
+        let Next { instance, value, order } = next;
+        if self.settings.record_executions {
+            out.executed.push((self.epoch(), instance, value.id()));
+        }
+        // Kept first: a seal ends the epoch under which it is kept.
+        self.keep_for_feed(Next { instance, value: value.clone(), order });
+        match value {
+            Value::Noop => {}
+            Value::Batch(batch) => self.run_batch(&batch, out),
+            Value::Seal(seal) => self.pass(&seal, out),
+        }
     }
 
     fn run_batch(&mut self, batch: &Batch, out: &mut Output) {
@@ -102,18 +113,24 @@ impl<M: StateMachine> Replica<M> {
         changes.extend(self.executed.changes().into_iter().map(|change| prefixed(EXECUTED_PREFIX, change)));
         let mark = self.sequencer.mark();
         changes.push(Change { key: Bytes::from_static(MARK_KEY), value: Some(mark.to_bytes()) });
+        if std::mem::take(&mut self.unstored) {
+            changes.push(Change { key: Bytes::from_static(CONFIGURATION_KEY), value: Some(self.settings.configuration.to_bytes()) });
+        }
+        let urgent = std::mem::take(&mut self.hurried);
         match &mut out.bulk {
             Some(bulk) => {
                 bulk.changes.extend(changes);
                 bulk.mark = mark;
+                bulk.urgent |= urgent;
             }
-            None => out.bulk = Some(Bulk { changes, mark }),
+            None => out.bulk = Some(Bulk { changes, mark, urgent }),
         }
     }
 
     /// The whole durable image.
     pub(crate) fn image(&self) -> Vec<(Bytes, Bytes)> {
-        let mut entries = vec![(Bytes::from_static(MARK_KEY), self.sequencer.mark().to_bytes())];
+        let configuration = (Bytes::from_static(CONFIGURATION_KEY), self.settings.configuration.to_bytes());
+        let mut entries = vec![configuration, (Bytes::from_static(MARK_KEY), self.sequencer.mark().to_bytes())];
         entries.extend(self.executed.image().into_iter().map(|(key, value)| (with_prefix(EXECUTED_PREFIX, &key), value)));
         entries.extend(self.machine.image().map(|(key, value)| (with_prefix(MACHINE_PREFIX, &key), value)));
         entries

@@ -14,12 +14,20 @@
 //! What protocols do not do for themselves is done here, once: batching, forwarding to whoever can propose, proposing again what
 //! was lost, at-most-once, holding messages until what they promise is durable, serving reads, catching up by state.
 //!
-//! Not here: sockets, disks, threads, configuration files, front doors; and changing who the members are.
+//! Who is in changes by seals: a decision that ends an epoch and names the next one's configuration. What that takes (the passage from
+//! one epoch to the next, the feed that observers and stragglers follow, the proposal of changes) is here too, in the files `epoch`,
+//! `feed`, `follow` and `change`; no protocol knows of it.
+//!
+//! Not here: sockets, disks, threads, configuration files, front doors.
 
 mod admit;
 mod api;
+mod change;
 mod commit;
+mod epoch;
 mod execute;
+mod feed;
+mod follow;
 mod item;
 mod propose;
 mod read;
@@ -30,4 +38,4 @@ mod transfer;
 
 pub use api::*;
 pub use concur_execution::{InSession, Level, Stamp};
-pub use replica::Replica;
+pub use replica::{Replica, epoch_of, stand_elsewhere};

@@ -26,6 +26,8 @@ const WAIT_MIN: Duration = Duration::from_millis(1);
 #[derive(Debug, Default)]
 pub(crate) struct Flights {
     flights: BTreeMap<u64, Flight>,
+    /// The seal among them, and the change that it makes, in words.
+    seal: Option<(u64, String)>,
     next: u64,
 }
 
@@ -46,8 +48,49 @@ pub(crate) struct Flight {
 }
 
 impl Flights {
+    /// How many batches are under way; a seal is not counted, and holds none up.
     pub(crate) fn len(&self) -> usize {
-        self.flights.len()
+        self.flights.len() - usize::from(self.seal.is_some())
+    }
+
+    /// The change that is under way, in words.
+    pub(crate) fn change(&self) -> Option<String> {
+        self.seal.as_ref().map(|(_, what)| what.clone())
+    }
+
+    /// The next number of a batch or seal.
+    pub(crate) fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next - 1
+    }
+
+    /// A seal is under way.
+    pub(crate) fn begin_seal(&mut self, number: u64, value: Value, waiting: Option<(Token, Time)>, what: String, retry_at: Time) {
+        assert!(self.seal.is_none(), "one change at a time");
+        self.seal = Some((number, what));
+        self.flights.insert(number, Flight { value, waiting: vec![waiting], at: None, retry_at, retries: 0, redirects: 0 });
+    }
+
+    /// A seal was executed; whoever waits for it, if it is one of these.
+    pub(crate) fn sealed(&mut self, id: BatchId) -> Option<Token> {
+        let (number, _) = self.seal.take_if(|(number, _)| self.flights.get(number).is_some_and(|flight| flight.value.id() == Some(id)))?;
+        let flight = self.flights.remove(&number)?;
+        flight.waiting.into_iter().flatten().map(|(token, _)| token).next()
+    }
+
+    /// The seals that were not executed; who waited for each.
+    pub(crate) fn void_seals(&mut self) -> Vec<Option<Token>> {
+        let Some((number, _)) = self.seal.take() else { return Vec::new() };
+        let flight = self.flights.remove(&number);
+        flight.into_iter().map(|flight| flight.waiting.into_iter().flatten().map(|(token, _)| token).next()).collect()
+    }
+
+    /// Everything is proposed again at once; false if there is nothing.
+    pub(crate) fn resubmit(&mut self, now: Time) -> bool {
+        for flight in self.flights.values_mut() {
+            (flight.retry_at, flight.retries) = (now, 0);
+        }
+        !self.flights.is_empty()
     }
 
     pub(crate) fn wake_at(&self) -> Option<Time> {
@@ -87,6 +130,9 @@ impl Flights {
 impl<M: StateMachine> Replica<M> {
     /// Makes batches of what waits, while few enough are under way, and submits again what is overdue.
     pub(crate) fn propose(&mut self, out: &mut Output) {
+        if self.passage.is_some() {
+            return; // Nobody takes anything up before the next epoch.
+        }
         while self.flights.len() < self.settings.batches_in_flight_max.max(1) && self.pending.len() > 0 {
             self.batch(out);
         }
@@ -121,8 +167,7 @@ impl<M: StateMachine> Replica<M> {
             return;
         }
         footprint.normalise();
-        let number = self.flights.next;
-        self.flights.next += 1;
+        let number = self.flights.number();
         let id = BatchId { origin: self.me(), boot: self.settings.boot, number };
         let value = Value::Batch(Batch { id, logged_ms: self.wall_ms, footprint, commands: commands.into() });
         let retry_at = self.now + self.retry_after(0);
@@ -157,7 +202,7 @@ impl<M: StateMachine> Replica<M> {
     }
 
     /// An election timeout, twice as long each time.
-    fn retry_after(&self, retries: u32) -> Duration {
+    pub(crate) fn retry_after(&self, retries: u32) -> Duration {
         self.settings.config.election.max(WAIT_MIN) * (1 << retries.min(DOUBLED_MAX))
     }
 
@@ -195,8 +240,8 @@ impl<M: StateMachine> Replica<M> {
         let (me, voters) = (self.me(), self.settings.config.voters());
         let retry_at = self.now + self.retry_after(0);
         let Some(flight) = self.flights.flights.get_mut(&number) else { return true };
-        let turn = (flight.retries + flight.redirects) as usize % voters.len().max(1);
-        let anybody = if voters.contains(me) { None } else { voters.iter().nth(turn) };
+        let turn = (flight.retries + flight.redirects) as usize % voters.without(me).len().max(1);
+        let anybody = if self.protocol.is_some() { None } else { voters.without(me).iter().nth(turn) };
         let to = leader.filter(|&to| to != me && voters.contains(to)).or(anybody);
         let Some(to) = to.filter(|_| flight.redirects < REDIRECTS_MAX) else { return false };
         flight.redirects += 1;

@@ -1,21 +1,29 @@
 //! The replica and its one door.
 
 use crate::admit::Pending;
-use crate::api::{Event, Output, Recovered, Settings, Status};
+use crate::api::{Event, Output, Recovered, Settings};
 use crate::commit::Peer;
+use crate::epoch::{Early, Passage};
+use crate::feed::Window;
+use crate::follow::Following;
 use crate::propose::Flights;
 use crate::read::Reads;
 use crate::replicate::Held;
 use crate::transfer::Transfers;
 use bytes::Bytes;
 use concur_core::{
-    AnyBoot, AnyEffect, AnyInput, AnyProtocol, Corrupt, Frontier, Instance, Mark, ReplicaId, Rng, Start, StateMachine, Ticket, Time, Wire,
+    AnyBoot, AnyEffect, AnyInput, AnyProtocol, Config, Corrupt, Epoch, Frontier, Instance, Mark, ReplicaId, ReplicaSet, Rng, Start,
+    StateMachine, Ticket, Time, Wire,
 };
 use concur_execution::{Executed, Sequencer};
+use concur_peers::Configuration;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 /// The image's entry of where execution stands.
 pub(crate) const MARK_KEY: &[u8] = b"\0m";
+/// The image's entry of the configuration of the epoch in which execution stands.
+pub(crate) const CONFIGURATION_KEY: &[u8] = b"\0c";
 /// In front of the image's entries of what has run.
 pub(crate) const EXECUTED_PREFIX: u8 = 0;
 /// In front of the image's entries of the state machine.
@@ -25,7 +33,11 @@ pub(crate) const MACHINE_PREFIX: u8 = 1;
 pub struct Replica<M> {
     pub(crate) settings: Settings,
     pub(crate) machine: M,
-    pub(crate) protocol: Box<dyn AnyProtocol>,
+    /// Its vote, unless it has none: it observes, or passes from one epoch to the next.
+    pub(crate) protocol: Option<Box<dyn AnyProtocol>>,
+    /// How many records the votes of earlier epochs persisted in this run: tickets go on from there.
+    pub(crate) ticket_base: u64,
+    pub(crate) rng: Rng,
     pub(crate) sequencer: Sequencer,
     pub(crate) executed: Executed,
     pub(crate) now: Time,
@@ -49,8 +61,26 @@ pub struct Replica<M> {
     pub(crate) wanted: BTreeSet<Instance>,
     /// What the engine holds durably.
     pub(crate) stored: Frontier,
-    /// The other voters, as far as they were heard.
+    /// The other members, as far as they were heard.
     pub(crate) peers: BTreeMap<ReplicaId, Peer>,
+    /// Holds nothing, not even the beginning, until a member's state is installed.
+    pub(crate) empty: bool,
+    /// On its way into an epoch.
+    pub(crate) passage: Option<Passage>,
+    /// Messages of an epoch that this replica has not entered.
+    pub(crate) early: Early,
+    /// How long the last passage took.
+    pub(crate) passed: Option<std::time::Duration>,
+    /// What is fed to those who follow.
+    pub(crate) window: Window,
+    pub(crate) following: Following,
+    /// When it was first seen that somebody is to be promoted.
+    pub(crate) promise_seen: Option<Time>,
+    /// The configuration changed, and the driver was not told; nor the engine.
+    pub(crate) reconfigured: bool,
+    pub(crate) unstored: bool,
+    /// What changed is awaited by something: the engine is to hurry.
+    pub(crate) hurried: bool,
     pub(crate) floor: Frontier,
     pub(crate) transfers: Transfers,
     /// When to tell peers how far this replica is, and to look for requests whose time is up.
@@ -62,7 +92,6 @@ pub struct Replica<M> {
     /// When to look for idle sessions.
     pub(crate) sessions_at: Time,
     pub(crate) stopping: bool,
-    pub(crate) record_executions: bool,
 }
 
 impl<M: StateMachine> Replica<M> {
@@ -76,21 +105,38 @@ impl<M: StateMachine> Replica<M> {
         rng: Rng,
         out: &mut Output,
     ) -> Result<Self, Corrupt> {
+        let mut settings = settings;
         let state = Image::read(recovered.image)?;
+        let empty = settings.joins && state.mark.is_none();
+        // Of the same epoch what is given says where members are reached now.
+        if let Some(configuration) = state.configuration.filter(|known| known.epoch != settings.config.epoch) {
+            settings.adopt(configuration)?;
+        }
         let mark = state.mark.unwrap_or_else(|| Mark::start(settings.config.epoch));
+        if mark.frontier.epoch != settings.config.epoch {
+            return Err(Corrupt::new("the executed state is of another epoch than its configuration"));
+        }
         if !state.machine.is_empty() {
             machine.load(&mut state.machine.into_iter())?;
             // The engine has what it gave.
             let _ = machine.changes();
         }
-        let boot = AnyBoot { records: recovered.records, mark: mark.clone(), first: None, fresh: false, boot: settings.boot };
-        let start = Start { now, rng, config: settings.config.clone() };
-        let mut effects = Vec::new();
-        let protocol = (settings.strategy.recover)(boot, start, &mut effects)?;
-        let sequencer = Sequencer::new(settings.strategy.traits.order, &mark);
+        let (own, mut effects, mut protocol) = (Rng::new(rng.clone().next_u64()), Vec::new(), None);
+        if !empty && settings.may_vote() {
+            let first = settings.configuration.first;
+            let boot = AnyBoot { records: recovered.records, mark: mark.clone(), first, fresh: false, boot: settings.boot };
+            let start = Start { now, rng, config: settings.config.clone() };
+            protocol = Some((settings.strategy.recover)(boot, start, &mut effects)?);
+        }
+        let sequencer = match protocol {
+            Some(_) => Sequencer::new(settings.strategy.traits.order, &mark),
+            None => Sequencer::followed(mark.clone()),
+        };
         let mut replica = Self {
             machine,
             protocol,
+            ticket_base: 0,
+            rng: own,
             sequencer,
             executed: state.executed,
             now,
@@ -108,6 +154,16 @@ impl<M: StateMachine> Replica<M> {
             wanted: BTreeSet::new(),
             stored: mark.frontier.clone(),
             peers: BTreeMap::new(),
+            empty,
+            passage: None,
+            early: Early::default(),
+            passed: None,
+            window: Window::new(mark.frontier.clone()),
+            following: Following::default(),
+            promise_seen: None,
+            reconfigured: true,
+            unstored: true,
+            hurried: false,
             floor: Frontier::start(settings.config.epoch),
             transfers: Transfers::default(),
             housekeeping_at: now,
@@ -115,7 +171,6 @@ impl<M: StateMachine> Replica<M> {
             progress_due: now,
             sessions_at: now,
             stopping: false,
-            record_executions: false,
             settings,
         };
         replica.perform(out);
@@ -143,25 +198,32 @@ impl<M: StateMachine> Replica<M> {
         self.wall_ms = wall_ms;
         self.admit(out);
         self.housekeep(out);
-        if self.protocol.wake_at().is_some_and(|at| at <= self.now) {
+        if self.protocol.as_ref().and_then(|protocol| protocol.wake_at()).is_some_and(|at| at <= self.now) {
             self.inputs.push_back(AnyInput::Tick);
         }
         loop {
             self.execute(out);
             self.propose(out);
-            self.barrier();
+            self.barrier(out);
             if !self.replicate(out) {
                 break;
             }
         }
         self.reply(out);
+        self.push_feed(out);
         self.store(out);
+        if std::mem::take(&mut self.reconfigured) {
+            out.configuration = Some(self.settings.configuration.clone());
+        }
     }
 
     /// When to call [`Replica::step`] at the latest, though nothing is offered.
     pub fn wake_at(&self) -> Time {
         let mut at = self.housekeeping_at;
-        let others = [self.protocol.wake_at(), self.flights.wake_at(), self.reads.wake_at(), self.transfers.wake_at()];
+        let protocol = self.protocol.as_ref().and_then(|protocol| protocol.wake_at());
+        // On the way into an epoch nothing is proposed.
+        let flights = self.flights.wake_at().filter(|_| self.passage.is_none());
+        let others = [protocol, flights, self.reads.wake_at(), self.transfers.wake_at(), self.follow_at()];
         for other in others.into_iter().flatten() {
             at = at.min(other);
         }
@@ -170,7 +232,7 @@ impl<M: StateMachine> Replica<M> {
 
     /// Every record of the protocol that is still needed; written as a checkpoint, it lets the log before it go.
     pub fn checkpoint(&self) -> Vec<Bytes> {
-        self.protocol.checkpoint()
+        self.kept_records()
     }
 
     /// The state machine, for reads whose level was granted.
@@ -178,28 +240,19 @@ impl<M: StateMachine> Replica<M> {
         &self.machine
     }
 
-    /// What this replica says of itself.
-    pub fn status(&self) -> Status {
-        Status {
-            protocol: self.protocol.inspect(),
-            executed: self.sequencer.frontier(),
-            stored: self.stored.clone(),
-            peers: self.peers.iter().filter_map(|(&id, peer)| Some((id, peer.stored.clone()?))).collect(),
-            pending_commands: self.pending.len(),
-            batches_in_flight: self.flights.len(),
-            unexecuted: self.sequencer.waiting(),
-            fetching: self.transfers.fetching(),
-        }
+    /// The whole executed state in the form in which it is kept, and the encoded mark at which it stands.
+    pub fn snapshot(&self) -> (Bytes, Vec<(Bytes, Bytes)>) {
+        (self.sequencer.mark().to_bytes(), self.image())
+    }
+
+    /// What a reply of this moment may say of itself that touched no state.
+    pub fn stamp_now(&self) -> concur_execution::Stamp {
+        self.stamp(concur_execution::Level::Eventual)
     }
 
     /// A hash of the executed state with the table of what ran: equal on replicas whose frontiers are equal.
     pub fn digest(&self) -> u64 {
         self.machine.digest().rotate_left(1) ^ self.executed.digest()
-    }
-
-    /// Whether [`Output::executed`] and [`Output::decided`] are filled.
-    pub fn record_executions(&mut self, on: bool) {
-        self.record_executions = on;
     }
 
     /// How the replica is set up.
@@ -209,6 +262,64 @@ impl<M: StateMachine> Replica<M> {
 
     pub(crate) fn me(&self) -> ReplicaId {
         self.settings.config.me
+    }
+
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.settings.config.epoch
+    }
+
+    /// Every member but this one.
+    pub(crate) fn other_members(&self) -> ReplicaSet {
+        self.settings.configuration.everyone().without(self.me())
+    }
+
+    /// The ticket of the last record that was asked for.
+    pub(crate) fn persisted(&self) -> Ticket {
+        Ticket(self.ticket_base + self.protocol.as_ref().map_or(0, |protocol| protocol.persisted().0))
+    }
+}
+
+/// The epoch in which a kept state stands; none if nothing was kept yet.
+pub fn epoch_of(image: &[(Bytes, Bytes)]) -> Result<Option<Epoch>, Corrupt> {
+    let found = image.iter().find(|(key, _)| key == CONFIGURATION_KEY);
+    Ok(found.map(|(_, value)| Configuration::from_bytes(value)).transpose()?.map(|configuration| configuration.epoch))
+}
+
+/// A state as it is kept, made to stand at the start of another epoch: what a group goes on from that was cut off from its quorum
+/// for good, or that begins from a snapshot. `next` makes the configuration from the one that the state names; its epoch must be later.
+/// Answers with the configuration, and the entries that change.
+pub fn stand_elsewhere(
+    image: &[(Bytes, Bytes)],
+    next: impl FnOnce(&Configuration) -> Configuration,
+) -> Result<(Configuration, Vec<(Bytes, Bytes)>), Corrupt> {
+    let found = image.iter().find(|(key, _)| key == CONFIGURATION_KEY).ok_or_else(|| Corrupt::new("the state does not say who is in"))?;
+    let before = Configuration::from_bytes(&found.1)?;
+    let next = next(&before);
+    if next.epoch <= before.epoch {
+        return Err(Corrupt::new(format!("epoch {} does not follow epoch {}", next.epoch.0, before.epoch.0)));
+    }
+    let mark = Mark::<Bytes>::start(next.epoch).to_bytes();
+    let entries = vec![(Bytes::from_static(CONFIGURATION_KEY), next.to_bytes()), (Bytes::from_static(MARK_KEY), mark)];
+    Ok((next, entries))
+}
+
+impl Settings {
+    /// Goes by another configuration.
+    pub(crate) fn adopt(&mut self, configuration: Configuration) -> Result<(), Corrupt> {
+        let name = &configuration.strategy;
+        let known = Some(self.strategy).filter(|strategy| strategy.traits.name == name).or_else(|| (self.strategies)(name));
+        self.strategy = known.ok_or_else(|| Corrupt::new(format!("the configuration names a strategy that is not known here: {name}")))?;
+        let quorums = configuration.quorums(&self.strategy);
+        self.config = Arc::new(Config { epoch: configuration.epoch, quorums, ..(*self.config).clone() });
+        self.configuration = Arc::new(configuration);
+        Ok(())
+    }
+
+    /// Whether this replica, in this life of its disk, votes. A disk whose life began by joining votes only where the configuration
+    /// names that life: where it names none, an earlier disk of this member may have voted.
+    pub(crate) fn may_vote(&self) -> bool {
+        let bound = self.configuration.member(self.config.me).is_some_and(|member| member.incarnation != 0);
+        (bound || !self.joins) && self.configuration.may_vote(self.config.me, self.incarnation)
     }
 }
 
@@ -221,6 +332,7 @@ impl<M> std::fmt::Debug for Replica<M> {
 /// A durable image, sorted into whose it is.
 pub(crate) struct Image {
     pub(crate) mark: Option<Mark<Bytes>>,
+    pub(crate) configuration: Option<Configuration>,
     pub(crate) executed: Executed,
     pub(crate) machine: Vec<(Bytes, Bytes)>,
 }
@@ -228,17 +340,18 @@ pub(crate) struct Image {
 impl Image {
     pub(crate) fn read(entries: Vec<(Bytes, Bytes)>) -> Result<Self, Corrupt> {
         let entries_count = entries.len();
-        let mut image = Self { mark: None, executed: Executed::default(), machine: Vec::with_capacity(entries_count) };
+        let mut image = Self { mark: None, configuration: None, executed: Executed::default(), machine: Vec::with_capacity(entries_count) };
         for (key, value) in entries {
             match key.first() {
                 Some(&MACHINE_PREFIX) => image.machine.push((key.slice(1..), value)),
                 Some(_) if key == MARK_KEY => image.mark = Some(Mark::from_bytes(&value)?),
+                Some(_) if key == CONFIGURATION_KEY => image.configuration = Some(Configuration::from_bytes(&value)?),
                 Some(&EXECUTED_PREFIX) => image.executed.load(&key.slice(1..), &value)?,
                 _ => return Err(Corrupt::new("unknown entry in the state's image")),
             }
         }
-        if image.mark.is_none() && entries_count > 0 {
-            return Err(Corrupt::new("the state's image does not say where it stands"));
+        if (image.mark.is_none() || image.configuration.is_none()) && entries_count > 0 {
+            return Err(Corrupt::new("the state's image does not say where it stands, or who is in"));
         }
         Ok(image)
     }

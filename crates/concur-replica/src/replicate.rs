@@ -3,7 +3,7 @@
 use crate::api::{Decision, Outgoing, Output};
 use crate::replica::Replica;
 use bytes::Bytes;
-use concur_core::{AnyEffect, AnyInput, ReplicaSet, StateMachine, Ticket};
+use concur_core::{AnyEffect, AnyInput, Refusal, ReplicaSet, StateMachine, Ticket};
 use concur_network::{Body, Envelope};
 
 /// A message that waits for records to be durable.
@@ -20,8 +20,13 @@ impl<M: StateMachine> Replica<M> {
         let mut any = false;
         while let Some(input) = self.inputs.pop_front() {
             any = true;
-            self.protocol.step(self.now, input, &mut self.effects);
-            self.perform(out);
+            match &mut self.protocol {
+                Some(protocol) => {
+                    protocol.step(self.now, input, &mut self.effects);
+                    self.perform(out);
+                }
+                None => self.without_vote(input, out),
+            }
         }
         any
     }
@@ -32,25 +37,39 @@ impl<M: StateMachine> Replica<M> {
         for effect in effects.drain(..) {
             match effect {
                 AnyEffect::Persist(record) => out.records.push(record),
-                AnyEffect::Send { to, message, urgent, after } => self.hold(after, Held { to, message, urgent }, out),
+                AnyEffect::Send { to, message, urgent, after } => self.hold(self.ticket(after), Held { to, message, urgent }, out),
                 AnyEffect::Solicit { phase, attempt, message, urgent, after } => {
                     let config = &self.settings.config;
                     let to = self.settings.volume.targets(&config.quorums, phase, attempt, config.me);
-                    self.hold(after, Held { to, message, urgent }, out);
+                    self.hold(self.ticket(after), Held { to, message, urgent }, out);
                 }
                 AnyEffect::Decide { run, value, order, dependencies } => {
-                    self.commit(Decision { run, value, order, dependencies }, out);
+                    self.commit(Decision { epoch: self.epoch(), run, value, order, dependencies }, out);
                 }
-                AnyEffect::ReadAt { id, frontier } => self.reads.granted(id, frontier),
+                AnyEffect::ReadAt { id, frontier } => self.granted(id, frontier, out),
                 AnyEffect::Refuse { id, reason } => self.refused(id, reason, out),
-                AnyEffect::RefuseRead { id, reason: _ } => self.reads.refused(id, self.soon()),
-                AnyEffect::Fetch { from, frontier } => self.fetch(from, &frontier, out),
+                AnyEffect::RefuseRead { id, reason: _ } => self.read_refused(id, out),
+                AnyEffect::Fetch { from, frontier } => self.fetch(from, Some(&frontier), out),
                 AnyEffect::Note { name, instance } => out.notes.push((name, instance)),
                 AnyEffect::Dropped { why } => out.notes.push((why, None)),
             }
         }
         self.effects = effects;
-        out.through = self.protocol.persisted();
+        out.through = self.persisted();
+    }
+
+    /// The replica's ticket for one of the present vote's: what stands before the first of its records stands before all.
+    fn ticket(&self, after: Ticket) -> Ticket {
+        if after == Ticket(0) { after } else { Ticket(self.ticket_base + after.0) }
+    }
+
+    /// An input for a protocol, where there is no vote: proposals go to somebody who has one.
+    fn without_vote(&mut self, input: AnyInput, out: &mut Output) {
+        if let AnyInput::Submit(value) = input
+            && let Some(id) = value.id()
+        {
+            self.refused(id, Refusal::Redirect(None), out);
+        }
     }
 
     /// Sends, once `after` is durable.
@@ -64,7 +83,7 @@ impl<M: StateMachine> Replica<M> {
 
     /// Every record up to `ticket` is durable: what waited for it goes.
     pub(crate) fn durable(&mut self, ticket: Ticket, out: &mut Output) {
-        assert!(ticket <= self.protocol.persisted(), "durable beyond what was persisted");
+        assert!(ticket <= self.persisted(), "durable beyond what was persisted");
         self.durable = self.durable.max(ticket);
         while let Some(entry) = self.held.first_entry() {
             if *entry.key() > self.durable {

@@ -15,6 +15,7 @@ impl<M: StateMachine> Replica<M> {
     /// What is done at intervals of a heartbeat: requests whose time is up, idle sessions, progress.
     pub(crate) fn housekeep(&mut self, out: &mut Output) {
         self.retry_fetch(out);
+        self.follow_on(out);
         if self.now < self.housekeeping_at {
             return;
         }
@@ -27,13 +28,14 @@ impl<M: StateMachine> Replica<M> {
         self.forget_views();
         self.raise_floor();
         self.expire_sessions(out);
+        self.keep_promises(out);
         self.tell_progress(out);
     }
 
     /// Proposes the end of sessions that have been idle for longer than they may. Whoever proposes it, it is decided by logged
     /// time, and proposing it twice is nothing.
     fn expire_sessions(&mut self, out: &mut Output) {
-        if self.now < self.sessions_at || self.stopping {
+        if self.now < self.sessions_at || self.stopping || self.protocol.is_none() {
             return;
         }
         self.sessions_at = self.now + self.settings.session_ttl / 4;

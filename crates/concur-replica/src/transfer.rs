@@ -35,7 +35,6 @@ pub(crate) struct Transfers {
     fetching: Option<Fetching>,
     /// State that was installed and is not durable yet.
     installing: Option<Mark<Bytes>>,
-    next: u64,
 }
 
 /// A state as it was when it was asked for.
@@ -51,6 +50,8 @@ struct View {
     used_at: Time,
     /// Whether the peer has asked for more than the first chunk.
     under_way: bool,
+    /// The number, in what is fed, of what comes behind it.
+    fed_from: u64,
 }
 
 #[derive(Debug)]
@@ -98,16 +99,27 @@ impl Transfers {
     /// What may be forgotten of `floor` while states are on their way: a peer that has installed one goes on from there, and would
     /// find nothing if what comes behind it were gone by then. Views that nobody asks for do not last.
     pub(crate) fn hold(&self, floor: Frontier) -> Frontier {
-        self.sending.values().fold(floor, |floor, view| floor.meet_prefix(&view.frontier))
+        let here = |view: &&View| view.frontier.epoch == floor.epoch;
+        self.sending.values().filter(here).map(|view| &view.frontier).fold(floor.clone(), |floor, view| floor.meet_prefix(view))
+    }
+
+    /// From which number on what is fed has to be kept for those to whom a state is on its way.
+    pub(crate) fn held_from(&self) -> Option<u64> {
+        self.sending.values().map(|view| view.fed_from).min()
+    }
+
+    /// Another epoch began: a state that was installed in the old one is of no interest to the next vote.
+    pub(crate) fn enter(&mut self) {
+        self.installing = None;
     }
 }
 
 impl<M: StateMachine> Replica<M> {
-    /// Begins to fetch state that covers `frontier`, unless that is executed or a fetch is under way from somebody who answers.
-    pub(crate) fn fetch(&mut self, from: ReplicaId, frontier: &Frontier, out: &mut Output) {
+    /// Begins to fetch state, which is to cover `frontier`, unless that is executed or a fetch is under way from somebody who answers.
+    pub(crate) fn fetch(&mut self, from: ReplicaId, frontier: Option<&Frontier>, out: &mut Output) {
         let answers = |fetching: &Fetching| fetching.from == from || fetching.asked < 2;
         let under_way = self.transfers.installing.is_some() || self.transfers.fetching.as_ref().is_some_and(answers);
-        if under_way || from == self.me() || self.sequencer.covers(frontier) {
+        if under_way || from == self.me() || frontier.is_some_and(|frontier| self.sequencer.covers(frontier)) {
             return;
         }
         out.notes.push(("state fetched", None));
@@ -145,6 +157,9 @@ impl<M: StateMachine> Replica<M> {
 
     /// A peer wants a part of this replica's state.
     pub(crate) fn state_wanted(&mut self, from: ReplicaId, transfer: u64, chunk: u64, out: &mut Output) {
+        if self.empty {
+            return;
+        }
         if transfer == 0 {
             self.take_view(from);
         }
@@ -173,8 +188,9 @@ impl<M: StateMachine> Replica<M> {
         if self.transfers.sending.get(&peer).is_some_and(begins) {
             return;
         }
-        self.transfers.next += 1;
-        let transfer = (self.settings.boot.0 << 32) + self.transfers.next;
+        // Another in every run of every life.
+        let transfer = self.rng.next_u64() | 1;
+        let fed_from = self.window.end();
         let young = |view: &&View| now.since(view.taken_at) < config.heartbeat / 2;
         let view = match self.transfers.sending.values().find(young) {
             Some(view) => View { transfer, used_at: now, under_way: false, ..view.clone() },
@@ -182,7 +198,7 @@ impl<M: StateMachine> Replica<M> {
                 let entries = self.image();
                 let starts = Arc::new(chunk_starts(&entries, self.settings.transfer_bytes_max));
                 let frontier = self.sequencer.frontier();
-                View { transfer, frontier, entries: Arc::new(entries), starts, taken_at: now, used_at: now, under_way: false }
+                View { transfer, frontier, entries: Arc::new(entries), starts, taken_at: now, used_at: now, under_way: false, fed_from }
             }
         };
         self.transfers.sending.insert(peer, view);
@@ -222,10 +238,14 @@ impl<M: StateMachine> Replica<M> {
         let Ok(image) = Image::read(entries.clone()) else {
             return out.notes.push(("malformed state dropped", None));
         };
-        let Some(mark) = image.mark.filter(|mark| mark.frontier.epoch == self.settings.config.epoch) else {
-            return out.notes.push(("state of another epoch dropped", None));
+        let (Some(mark), Some(configuration)) = (image.mark, image.configuration) else {
+            return out.notes.push(("malformed state dropped", None));
         };
-        if self.sequencer.covers(&mark.frontier) {
+        let enters = mark.frontier.epoch > self.epoch();
+        if mark.frontier.epoch < self.epoch() || self.passage.is_some() {
+            return out.notes.push(("state of another epoch dropped", None));
+        }
+        if self.sequencer.covers(&mark.frontier) && !self.empty {
             return out.notes.push(("state behind dropped", None));
         }
         if !mark.frontier.covers(&self.sequencer.frontier()) {
@@ -240,14 +260,21 @@ impl<M: StateMachine> Replica<M> {
         let _ = self.machine.changes();
         out.bulk = None;
         self.executed = image.executed;
-        self.sequencer.install(&mark);
-        self.decided = true;
         out.notes.push(("state installed", None));
         out.changed = true;
         let changes = entries.into_iter().map(|(key, value)| Change { key, value: Some(value) }).collect();
-        out.install = Some(Bulk { changes, mark: mark.clone() });
-        self.transfers.installing = Some(mark);
+        out.install = Some(Bulk { changes, mark: mark.clone(), urgent: true });
         self.forget_flights(out);
+        self.window.restart(mark.frontier.clone());
+        if enters || self.empty {
+            out.notes.push(("state of a later epoch installed", None));
+            self.empty = false;
+            return self.enter(configuration, mark, false, out);
+        }
+        self.sequencer.install(&mark);
+        self.decided = true;
+        self.following.ask_again(self.now);
+        self.transfers.installing = Some(mark);
     }
 
     /// Batches that the installed state has executed: their replies are not known here.
@@ -265,7 +292,9 @@ impl<M: StateMachine> Replica<M> {
 
     /// Tells the protocol of installed state once the engine holds it.
     pub(crate) fn installed(&mut self) {
-        if let Some(mark) = self.transfers.installing.take_if(|mark| self.stored.covers(&mark.frontier)) {
+        if let Some(mark) = self.transfers.installing.take_if(|mark| self.stored.covers(&mark.frontier))
+            && self.protocol.is_some()
+        {
             self.inputs.push_back(AnyInput::Installed(mark));
         }
     }

@@ -21,8 +21,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
-use concur_core::{Epoch, Footprint};
+use concur_core::{Epoch, Footprint, ReplicaId};
 use concur_kv::Kv;
+use concur_peers::Change;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::watch::WatchRequest;
@@ -120,10 +121,23 @@ pub enum Job {
     Read(Read),
     /// Pass this to the watch hub.
     Watch(WatchRequest),
+    /// Change who is in, or the strategy.
+    Change(Asked),
     /// Say what the node knows.
     Status(oneshot::Sender<Status>),
     /// Do this to the storage.
     Upkeep(Upkeep, oneshot::Sender<Result<(), Refusal>>),
+}
+
+/// A change that is asked for.
+#[derive(Debug)]
+pub struct Asked {
+    /// What.
+    pub change: Change,
+    /// When the caller stops waiting.
+    pub deadline: Instant,
+    /// Where the answer goes; its body is an encoded [`concur_peers::Outcome`].
+    pub reply: oneshot::Sender<Executed>,
 }
 
 /// Bounds of what may wait at a door.
@@ -148,6 +162,7 @@ pub struct Pulse {
     term: AtomicU64,
     leader_changes: AtomicU64,
     stopping: AtomicBool,
+    removed: AtomicBool,
 }
 
 impl Pulse {
@@ -180,6 +195,16 @@ impl Pulse {
         self.term.fetch_max(term, Ordering::Relaxed);
     }
 
+    /// Whether the node is in no configuration of this namespace any more.
+    pub fn removed(&self) -> bool {
+        self.removed.load(Ordering::Relaxed)
+    }
+
+    /// Driver: whether it is.
+    pub fn set_removed(&self, removed: bool) {
+        self.removed.store(removed, Ordering::Relaxed);
+    }
+
     /// Driver: the node stops.
     pub fn set_stopping(&self) {
         self.stopping.store(true, Ordering::Relaxed);
@@ -199,6 +224,8 @@ pub struct Member {
     pub client_urls: Vec<String>,
     /// Whether it does not vote.
     pub observer: bool,
+    /// Its number in the group.
+    pub number: ReplicaId,
 }
 
 /// What a node knows of itself and of one group, at one moment.
@@ -303,6 +330,13 @@ impl Door {
         let (reply, answer) = oneshot::channel();
         self.post(Job::Status(reply))?;
         answer.await.map_err(|_| Refusal::Stopped)
+    }
+
+    /// Changes who is in; the reply is an encoded [`concur_peers::Outcome`].
+    pub async fn change(&self, change: Change, deadline: Instant) -> Executed {
+        let (reply, answer) = oneshot::channel();
+        self.post(Job::Change(Asked { change, deadline, reply }))?;
+        answer.await.unwrap_or(Err(Refusal::Stopped))
     }
 
     /// Has the storage looked after.

@@ -15,8 +15,9 @@ mod ask;
 mod behind;
 mod group;
 mod kv;
+mod membership;
 
-pub use ask::{Answer, Ask, GroupStatus, Handle, InSession, Level, Look, Refused, Reply, Stamp};
+pub use ask::{Answer, Ask, GroupStatus, Handle, Image, InSession, Level, Look, MemberStatus, Refused, Reply, Stamp};
 pub(crate) use behind::Behind;
 pub(crate) use group::{Desk, Group};
 pub(crate) use kv::{DeskOptions, KvDesk};
@@ -25,12 +26,12 @@ use crate::metrics::Metrics;
 use crate::node::NodeError;
 use crate::peers::{FromPeer, Life, Peers};
 use bytes::Bytes;
-use concur_core::{GroupId, Mark, Reader, ReplicaId, ReplicaSet, StateMachine, Time, Wire};
+use concur_core::{GroupId, Mark, Reader, StateMachine, Time, Wire};
 use concur_replica::Event;
 use concur_store::dir::DataDir;
 use concur_store::engine::EngineEvent;
 use concur_store::log::{FileDisk, Log, LogError};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -77,18 +78,10 @@ impl Clock {
     }
 }
 
-/// The members, and who of them can be reached.
-#[derive(Debug, Clone)]
+/// The other nodes that can be reached.
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Nodes {
-    pub(crate) ids: Vec<u64>,
-    pub(crate) connected: ReplicaSet,
-}
-
-impl Nodes {
-    /// A member's id, or 0.
-    pub(crate) fn id(&self, replica: ReplicaId) -> u64 {
-        self.ids.get(usize::from(replica.0)).copied().unwrap_or(0)
-    }
+    pub(crate) connected: BTreeSet<u64>,
 }
 
 /// What a driver is made of.
@@ -101,7 +94,7 @@ pub(crate) struct Parts<M: StateMachine> {
     pub(crate) behind: Behind,
     pub(crate) engine_events: mpsc::UnboundedReceiver<EngineEvent>,
     pub(crate) peers: Peers,
-    pub(crate) lives: BTreeMap<ReplicaId, Life>,
+    pub(crate) lives: BTreeMap<u64, Life>,
     pub(crate) metrics: Vec<Arc<Metrics>>,
     pub(crate) checkpoint_bytes: u64,
     pub(crate) reserve_bytes: u64,
@@ -116,6 +109,7 @@ pub(crate) struct Driver<M: StateMachine> {
     from_peers: Vec<FromPeer>,
     /// Groups whose records are in the log's buffer, and not durable.
     unsynced: Vec<usize>,
+    membership: membership::Membership,
     timer: Pin<Box<Sleep>>,
     tick_at: Instant,
     sync_at: Instant,
@@ -132,7 +126,8 @@ impl<M: StateMachine> Driver<M> {
         let unsynced = (0..parts.groups.len()).collect();
         let timer = Box::pin(tokio::time::sleep(Duration::ZERO));
         let (tick_at, sync_at, refill_at) = (now, now + SYNC, now);
-        Self { parts, from_peers: Vec::new(), unsynced, timer, tick_at, sync_at, refill_at, full: false, engine_failed: None }
+        let membership = membership::Membership::default();
+        Self { parts, from_peers: Vec::new(), unsynced, membership, timer, tick_at, sync_at, refill_at, full: false, engine_failed: None }
     }
 
     /// Runs until `stop` holds true and everything was handed over, or something fails for good. `drained` ends once the
@@ -143,7 +138,7 @@ impl<M: StateMachine> Driver<M> {
         loop {
             let stopping = self.wait(Some(&mut stop)).await;
             self.turn().await?;
-            if stopping {
+            if stopping || self.is_gone() {
                 break;
             }
         }
@@ -184,7 +179,9 @@ impl<M: StateMachine> Driver<M> {
         let parts = &mut self.parts;
         let now = Instant::now();
         let mut any = parts.peers.poll(cx, &mut self.from_peers);
-        parts.nodes.connected = parts.peers.connected();
+        if parts.nodes.connected != *parts.peers.connected() {
+            parts.nodes.connected.clone_from(parts.peers.connected());
+        }
         for group in &mut parts.groups {
             group.seat.now = now;
             any |= group.poll(cx, &parts.nodes);
@@ -229,33 +226,39 @@ impl<M: StateMachine> Driver<M> {
             match event {
                 FromPeer::Frames(from, frames) => frames.into_iter().for_each(|bytes| self.envelope(from, bytes)),
                 FromPeer::Health(id, health) => {
-                    for group in self.parts.groups.iter_mut().filter(|g| g.seat.quorums.voters.contains(id)) {
-                        group.seat.offer(Event::Peer(id, health));
+                    for group in &mut self.parts.groups {
+                        if let Some(id) = group.seat.numbers.id(id) {
+                            group.seat.offer(Event::Peer(id, health));
+                        }
                     }
                 }
                 FromPeer::Met(id, life, client_urls) => self.met(id, life, &client_urls)?,
+                FromPeer::Stranger(address) => self.stranger(address),
+                FromPeer::Told(reply) => self.told(&reply),
             }
         }
         self.from_peers = events;
         Ok(())
     }
 
-    fn envelope(&mut self, from: ReplicaId, bytes: Bytes) {
+    fn envelope(&mut self, from: u64, bytes: Bytes) {
         let Some(id) = group_of(&bytes) else { return };
-        let group = self.parts.groups.iter_mut().find(|g| g.seat.id == id && g.seat.quorums.voters.contains(from));
-        if let Some(group) = group {
+        let group = self.parts.groups.iter_mut().find(|g| g.seat.id == id);
+        if let Some(group) = group
+            && let Some(from) = group.seat.numbers.id(from)
+        {
             group.seat.offer(Event::Message { from, bytes });
         }
     }
 
     /// Remembers durably under which life a peer was met, before anything it says counts.
-    fn met(&mut self, id: ReplicaId, life: Life, client_urls: &[String]) -> Result<(), NodeError> {
+    fn met(&mut self, id: u64, life: Life, client_urls: &[String]) -> Result<(), NodeError> {
         for desk in self.parts.groups.iter_mut().filter_map(|group| group.desk.as_mut()) {
             desk.met(id, client_urls);
         }
         let known = self.parts.lives.entry(id).or_default();
         if *known != life {
-            *known = (*known).max(life);
+            *known = life; // What may not come back is refused before.
             crate::node::write_lives(&self.parts.dir, &self.parts.lives)?;
         }
         Ok(())
@@ -291,6 +294,7 @@ impl<M: StateMachine> Driver<M> {
         if !*self.parts.ready.borrow() && self.parts.groups.iter().all(|group| group.seat.facts.leader.is_some()) {
             self.parts.ready.send_replace(true);
         }
+        self.look_at_membership();
         Ok(())
     }
 
@@ -298,8 +302,9 @@ impl<M: StateMachine> Driver<M> {
     async fn perform(&mut self) -> Result<(), NodeError> {
         let parts = &mut self.parts;
         for group in &mut parts.groups {
+            let numbers = &group.seat.numbers;
             for send in group.out.sends.drain(..) {
-                parts.peers.send(send.to, send.urgent, send.bytes);
+                parts.peers.send(numbers.node(send.to), send.urgent, send.bytes);
             }
         }
         let sent = parts.peers.flush();
@@ -317,7 +322,8 @@ impl<M: StateMachine> Driver<M> {
             }
             self.persist()?;
         }
-        self.store()
+        self.store()?;
+        self.reconfigure()
     }
 
     /// Makes what was logged durable, and tells the replicas.
@@ -351,7 +357,9 @@ impl<M: StateMachine> Driver<M> {
             let group = &mut self.parts.groups[i];
             let (id, install, bulk) = (group.seat.id, group.out.install.take(), group.out.bulk.take());
             let installed = install.map_or(Ok(()), |install| self.parts.behind.install(id, install));
+            let urgent = bulk.as_ref().is_some_and(|bulk| bulk.urgent);
             let written = installed.and_then(|()| bulk.map_or(Ok(()), |bulk| self.parts.behind.write(id, bulk)));
+            let written = written.and_then(|()| if urgent { self.parts.behind.sync() } else { Ok(()) });
             if let Err(error) = written {
                 self.engine_gone(&error);
             }
@@ -365,7 +373,7 @@ impl<M: StateMachine> Driver<M> {
         let quiet = parts.log.oldest_need().filter(|(_, at)| parts.log.written().0 - at.0 > QUIET_CHECKPOINTS * parts.checkpoint_bytes);
         let mut written = false;
         for group in &mut parts.groups {
-            let stored = group.seat.facts.stored;
+            let stored = group.seat.facts.stored_at;
             let is_quiet = quiet.is_some_and(|(id, _)| id == group.seat.id) && group.logged_bytes < group.checkpoint_at;
             let is_due = group.logged_bytes >= group.checkpoint_at && stored > group.checkpoint_stored;
             if !is_due && !is_quiet {

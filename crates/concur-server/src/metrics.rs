@@ -52,6 +52,11 @@ calls! {
     LeaseKeepAlive "bidi_stream" "etcdserverpb.Lease" "LeaseKeepAlive";
     LeaseTimeToLive "unary" "etcdserverpb.Lease" "LeaseTimeToLive";
     LeaseLeases "unary" "etcdserverpb.Lease" "LeaseLeases";
+    MemberAdd "unary" "etcdserverpb.Cluster" "MemberAdd";
+    MemberRemove "unary" "etcdserverpb.Cluster" "MemberRemove";
+    MemberUpdate "unary" "etcdserverpb.Cluster" "MemberUpdate";
+    MemberPromote "unary" "etcdserverpb.Cluster" "MemberPromote";
+    MoveLeader "unary" "etcdserverpb.Maintenance" "MoveLeader";
     MemberList "unary" "etcdserverpb.Cluster" "MemberList";
     Alarm "unary" "etcdserverpb.Maintenance" "Alarm";
     Status "unary" "etcdserverpb.Maintenance" "Status";

@@ -10,19 +10,22 @@
 //! Left out: levels other than strong and eventual. A weaker level than strong that this node does not serve is served strongly.
 
 mod namespace;
+mod snapshot;
 mod watch;
 
 pub(crate) use namespace::Namespace;
 
 use crate::door::Door;
-use crate::driver::GroupStatus;
+use crate::driver::{GroupStatus, MemberStatus};
 use crate::node::NodeOptions;
 use crate::peers::Me;
 use bytes::Bytes;
-use concur_core::SessionId;
+use concur_core::{SessionId, Wire};
+use concur_peers::Change;
 use concur_proto::concur::v1 as pb;
 use concur_proto::concur::v1::concur_server::Concur;
 use concur_replica::{InSession, Level, Refused, Stamp as ReplicaStamp};
+use concur_store::snapshot::SnapshotHeader;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,6 +50,8 @@ struct Shared {
     doors: BTreeMap<String, Door>,
     /// Who votes in the namespaces that are not here.
     elsewhere: BTreeMap<String, String>,
+    /// A snapshot's parts that are on their way.
+    part_bytes: usize,
 }
 
 impl std::fmt::Debug for Native {
@@ -62,7 +67,6 @@ impl Native {
         namespaces: BTreeMap<String, Arc<dyn Namespace>>,
         doors: BTreeMap<String, Door>,
     ) -> Self {
-        let own = &options.members[usize::from(options.me.0)];
         let voters = |group: &crate::node::GroupOptions| {
             let names = group.quorums.voters.iter().filter_map(|id| options.members.get(usize::from(id.0)));
             names.map(|member| member.name.as_str()).collect::<Vec<_>>().join(", ")
@@ -71,13 +75,14 @@ impl Native {
         let shared = Shared {
             cluster: me.cluster,
             node: me.node,
-            name: own.name.clone(),
-            region: own.region.clone(),
+            name: me.name.clone(),
+            region: options.region().to_owned(),
             request_time_max: options.request_time_max,
             request_bytes_max: options.request_bytes_max,
             elsewhere: away.map(|group| (group.name.clone(), voters(group))).collect(),
             namespaces,
             doors,
+            part_bytes: 256 << 10,
         };
         Self { shared: Arc::new(shared) }
     }
@@ -120,6 +125,24 @@ impl Native {
 #[tonic::async_trait]
 impl Concur for Native {
     type WatchStream = ReceiverStream<Result<pb::WatchReply, Status>>;
+    type SnapshotStream = ReceiverStream<Result<pb::SnapshotPart, Status>>;
+
+    async fn change(&self, request: Request<pb::ChangeRequest>) -> Result<Response<pb::ChangeReply>, Status> {
+        let request = request.into_inner();
+        let (name, namespace) = self.namespace(&request.namespace)?;
+        let change = Change::from_bytes(&request.change).map_err(|_| Status::invalid_argument("this change cannot be read"))?;
+        let reply = namespace.change(change, self.timeout(request.deadline_ms)).await.map_err(refused)?;
+        Ok(Response::new(pb::ChangeReply { outcome: reply.body, stamp: self.stamp(name, reply.stamp) }))
+    }
+
+    async fn snapshot(&self, request: Request<pb::SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
+        let request = request.into_inner();
+        let (_, namespace) = self.namespace(&request.namespace)?;
+        let status = namespace.status().await.map_err(refused)?;
+        let image = namespace.image().await.map_err(refused)?;
+        let header = SnapshotHeader { cluster: self.shared.cluster, node: self.shared.node, group: status.group, mark: image.mark };
+        Ok(Response::new(snapshot::stream(header, image.entries, self.shared.part_bytes)))
+    }
 
     async fn open_session(&self, request: Request<pb::OpenSessionRequest>) -> Result<Response<pb::OpenSessionReply>, Status> {
         let request = request.into_inner();
@@ -191,7 +214,29 @@ fn wire_group(group: GroupStatus) -> pb::GroupStatus {
         executed: group.executed,
         revision: group.revision,
         voters: group.voters,
-        observers: Vec::new(),
+        observers: group.members.iter().filter(|member| !member.member.role.votes()).map(|member| member.node).collect(),
+        configuration: group.configuration.to_bytes(),
+        role: group.seat.into(),
+        change: group.change.unwrap_or_default(),
+        passage_us: group.passage.map_or(0, |passage| u64::try_from(passage.as_micros()).unwrap_or(u64::MAX)),
+        follows: group.follows,
+        members: group.members.into_iter().map(wire_member).collect(),
+    }
+}
+
+fn wire_member(status: MemberStatus) -> pb::MemberStatus {
+    let member = status.member;
+    pb::MemberStatus {
+        node: status.node,
+        role: member.role.word().into(),
+        name: member.name,
+        peer: member.peer,
+        client: member.client,
+        region: member.region,
+        weight: member.weight,
+        heard: status.heard,
+        epoch: status.epoch,
+        lag: status.lag,
     }
 }
 

@@ -5,9 +5,10 @@
 //! the ports) and [`Node::run`] runs until told to stop.
 //!
 //! The data directory remembers the system it belongs to: names of members, and each group's strategy, order and voters. Started
-//! under another description the node refuses, since votes that were cast in one quorum system say nothing in another.
+//! under another description the node refuses, since votes that were cast in one quorum system say nothing in another. Once a
+//! configuration was changed while the system ran, the state knows better than any description, and a difference is only told.
 //!
-//! Left out: changing any of that while the system runs.
+//! A node that joins a cluster asks its members which one it is ([`crate::join`]) and follows until it is given a vote.
 
 mod files;
 mod listen;
@@ -15,16 +16,18 @@ mod listen;
 pub(crate) use files::write_lives;
 pub use listen::Listeners;
 
-use crate::door::{Door, DoorLimits, Jobs, Member, Pulse};
+use crate::door::{Door, DoorLimits, Jobs, Pulse};
 use crate::driver::{Behind, Clock, Desk, DeskOptions, Driver, Group, Handle, KvDesk, Nodes, Parts};
 use crate::etcd::{Etcd, EtcdLimits, Identity};
+use crate::join::{Asking, Joined};
 use crate::metrics::{Labels, Metrics};
 use crate::native::{Namespace, Native};
-use crate::peers::{Acceptor, Local, Me, Peer, Peers};
+use crate::peers::{Local, Me, Peers};
 use crate::watch::{Hub, HubLimits};
-use concur_core::{BootCount, Config, Corrupt, Epoch, GroupId, Ordering, QuorumSystem, ReplicaId, Rng, StateMachine, Strategy};
+use concur_core::{BootCount, Config, Corrupt, GroupId, Ordering, QuorumRule, QuorumSystem, ReplicaId, Rng, StateMachine, Strategy};
 use concur_kv::{Kv, Retention};
 use concur_network::Volume;
+use concur_peers::{Configuration, Role};
 use concur_replica::{Output, Recovered, Replica, Settings};
 use concur_store::dir::{DataDir, DirError, Owner};
 use concur_store::engine::{EngineError, EngineEvent, EngineOptions, EngineThread, RedbEngine};
@@ -72,10 +75,18 @@ pub struct GroupOptions {
 pub struct NodeOptions {
     /// Tells clusters apart that have the same members.
     pub cluster_token: String,
-    /// The members; a member's place is its number.
+    /// The members that found the cluster, or that a node which joins may ask; a founder's place is its number.
     pub members: Vec<NodeMember>,
     /// Which of them this node is.
     pub me: ReplicaId,
+    /// Whether this node joins a cluster that there is. One with data goes on with it either way.
+    pub joins: bool,
+    /// Whether members and strategy may change while the system runs.
+    pub dynamic: bool,
+    /// The protocols that a configuration may name.
+    pub strategies: fn(&str) -> Option<Strategy>,
+    /// A voter of a group without a leader that is away for longer is gone on without until it is back.
+    pub absence_max: Option<Duration>,
     /// Where it keeps its data.
     pub data_dir: PathBuf,
     /// The groups; those that this node does not vote in are left out by it.
@@ -153,6 +164,12 @@ pub enum NodeError {
         /// The operating system's answer.
         source: std::io::Error,
     },
+    /// The cluster does not take this node in.
+    #[error("error[C063]: this node cannot join: {why}")]
+    Join {
+        /// Why.
+        why: String,
+    },
     /// The operating system refused something else.
     #[error("{what}: {source}")]
     Io {
@@ -198,7 +215,6 @@ type Furnish<'f, M> = &'f mut dyn FnMut(&GroupOptions, &M, &Basics) -> Option<Bo
 /// What every desk needs.
 struct Basics {
     identity: Identity,
-    members: Vec<Member>,
     last_alive_ms: u64,
 }
 
@@ -251,13 +267,13 @@ impl<M: StateMachine> Node<M> {
     ) -> Result<Self, NodeError> {
         let clock = Clock::start();
         let last_alive_ms = files::last_alive_ms(&options.data_dir).unwrap_or_else(|| clock.wall_ms());
-        let cluster = options.cluster_id();
-        let ids: Vec<u64> = options.members.iter().map(|member| member_id(cluster, &member.name)).collect();
-        let node = ids[usize::from(options.me.0)];
-        let name = options.members[usize::from(options.me.0)].name.clone();
-        let owner = Owner { cluster, node, name, incarnation: clock.wall_ms(), salt: random() };
+        let place = options.place()?;
+        let node = member_id(place.cluster, &place.name);
+        let owner = Owner { cluster: place.cluster, node, name: place.name.clone(), incarnation: clock.wall_ms(), salt: random() };
         let mut dir = DataDir::open(&options.data_dir, &owner)?;
-        files::check_system(&dir, &options)?;
+        if let Some(joined) = &place.joined {
+            joined.write(dir.root())?;
+        }
         let log_options = LogOptions { segment_bytes: options.segment_bytes, ..dir.log_options() };
         let disk = FileDisk::open(dir.log_directory()).map_err(io(format!("cannot open {}", dir.log_directory().display())))?;
         let (log, mut recovered) = Log::open(disk, log_options)?;
@@ -273,14 +289,27 @@ impl<M: StateMachine> Node<M> {
         let (behind, engine_events) = open_engine(&dir)?;
         let client_urls = url(&options.members[usize::from(options.me.0)].client);
         let (incarnation, boot) = (dir.identity().incarnation, dir.identity().boots);
-        let me = Me { cluster, replica: options.me, node, incarnation, boot, client_urls };
-        let basics = Basics { identity: Identity { cluster, member: node }, members: options.door_members(&ids), last_alive_ms };
+        let token = options.cluster_token.clone();
+        let peer = options.members[usize::from(options.me.0)].peer.clone();
+        let me = Me { cluster: place.cluster, token, name: place.name.clone(), node, incarnation, boot, client_urls, peer };
+        let basics = Basics { identity: Identity { cluster: place.cluster, member: node }, last_alive_ms };
+        let (mut seated, mut moved) = (Vec::new(), false);
+        for seat in options.seats(&place)? {
+            let image = behind.1.image(seat.group.id)?;
+            let corrupt = |error| NodeError::Corrupt { group: seat.group.name.clone(), error };
+            moved |= concur_replica::epoch_of(&image).map_err(corrupt)?.is_some_and(|epoch| epoch.0 > 0);
+            let records = recovered.groups.remove(&seat.group.id).unwrap_or_default();
+            seated.push((seat, Recovered { records, image }));
+        }
+        // Before any group is opened: what another system wrote reads as damage.
+        if place.joined.is_none() {
+            files::check_system(&dir, &options, moved)?;
+        }
         let (mut groups, mut handles) = (Vec::new(), BTreeMap::new());
-        for group in options.groups.iter().filter(|group| group.quorums.voters.contains(options.me)) {
-            let records = recovered.groups.remove(&group.id).unwrap_or_default();
-            let recovered = Recovered { records, image: behind.1.image(group.id)? };
-            let (handle, opened) = open_group(&options, group, recovered, make(group), &clock, boot, &basics, furnish)?;
-            handles.insert(group.name.clone(), handle);
+        for (seat, recovered) in seated {
+            let settings = options.settings(&seat, &me, place.joined.is_some());
+            let (handle, opened) = open_group(&options, &seat.group, settings, recovered, make(&seat.group), &clock, &basics, furnish)?;
+            handles.insert(seat.group.name.clone(), handle);
             groups.push(opened);
         }
         let behind = behind.0;
@@ -305,14 +334,13 @@ impl<M: StateMachine> Node<M> {
 
     /// Runs until `stop` holds true, or something fails for good. Must be called on a current-thread runtime of its own.
     pub async fn run(self, stop: watch::Receiver<bool>) -> Result<(), NodeError> {
-        let peers: Vec<Peer> = self.options.peers(self.me.cluster);
         let lives = files::read_lives(&self.dir)?;
         let (close, closed) = watch::channel(false);
         let mut listening = tokio::task::JoinSet::new();
         let peers = match self.wires {
-            Wires::Local(local) => Peers::local(self.me.replica, &peers, local),
+            Wires::Local(local) => Peers::local(self.me.clone(), local),
             Wires::Streams(listeners) => {
-                let (peers, acceptor): (Peers, Acceptor) = Peers::dial(self.me.clone(), &peers, lives.clone());
+                let (peers, acceptor) = Peers::streams(self.me.clone(), lives.clone());
                 listeners.serve(&mut listening, acceptor, listen::peer_limits(), closed.clone())?;
                 peers
             }
@@ -323,10 +351,9 @@ impl<M: StateMachine> Node<M> {
             let doorway = listen::Doorway::new(self.etcd, native, self.options.request_bytes_max);
             clients.serve(&mut listening, doorway, listen::client_limits(self.options.stop_time_max), closed)?;
         }
-        let ids = self.options.members.iter().map(|member| member_id(self.me.cluster, &member.name)).collect();
         let driver = Driver::new(Parts {
             clock: self.clock,
-            nodes: Nodes { ids, connected: concur_core::ReplicaSet::EMPTY },
+            nodes: Nodes::default(),
             groups: self.groups,
             log: self.log,
             dir: self.dir,
@@ -353,22 +380,21 @@ impl<M: StateMachine> Node<M> {
 fn open_group<M: StateMachine>(
     options: &NodeOptions,
     group: &GroupOptions,
+    settings: Settings,
     recovered: Recovered,
     machine: M,
     clock: &Clock,
-    boot: u64,
     basics: &Basics,
     furnish: Furnish<'_, M>,
 ) -> Result<(Handle<M>, Group<M>), NodeError> {
     let logged_bytes = recovered.records.iter().map(|record| record.len() as u64).sum();
     let mut out = Output::default();
-    let settings = options.settings(group, boot);
     let rng = Rng::new(random());
     let started = Replica::start(settings, recovered, machine, clock.now(), clock.wall_ms(), rng, &mut out);
     let replica = started.map_err(|error| NodeError::Corrupt { group: group.name.clone(), error })?;
     let desk = furnish(group, replica.machine(), basics);
     let (handle, asks) = Handle::new(options.pending_commands_max);
-    let mut group = Group::new(group, replica, out, desk, asks);
+    let mut group = Group::new(group, basics.identity.cluster, options.dynamic, replica, out, desk, asks);
     group.logged_bytes = logged_bytes;
     Ok((handle, group))
 }
@@ -379,7 +405,6 @@ fn kv_desk(options: &NodeOptions, basics: &Basics, kv: &Kv, pulse: Arc<Pulse>, j
         jobs,
         pulse,
         hub,
-        members: basics.members.clone(),
         region: options.members[usize::from(options.me.0)].region.clone(),
         retention: options.retention,
         last_alive_ms: basics.last_alive_ms,
@@ -420,31 +445,81 @@ impl NodeOptions {
         hash(std::iter::once(self.cluster_token.as_str()).chain(names))
     }
 
-    /// A member's id.
+    /// A founding member's id.
     pub fn member_id(&self, replica: ReplicaId) -> u64 {
         member_id(self.cluster_id(), &self.members[usize::from(replica.0)].name)
     }
 
-    fn peers(&self, cluster: u64) -> Vec<Peer> {
-        let others = self.members.iter().enumerate().filter(|(i, _)| *i != usize::from(self.me.0));
-        let peer = |(i, member): (usize, &NodeMember)| Peer {
-            replica: ReplicaId(i as u8),
-            node: member_id(cluster, &member.name),
-            name: member.name.clone(),
-            address: member.peer.clone(),
-        };
-        others.map(peer).collect()
+    /// The region of this node, or empty.
+    pub(crate) fn region(&self) -> &str {
+        &self.members[usize::from(self.me.0)].region
     }
 
-    fn door_members(&self, ids: &[u64]) -> Vec<Member> {
-        let member = |(member, &id): (&NodeMember, &u64)| Member {
-            id,
-            name: member.name.clone(),
-            peer_urls: url(&member.peer),
-            client_urls: url(&member.client),
-            observer: false,
+    /// Which cluster this node belongs to, and under which name: as its data say, as a member tells it, or as it is founded.
+    fn place(&self) -> Result<Place, NodeError> {
+        let own = &self.members[usize::from(self.me.0)];
+        if let Some(joined) = Joined::read(&self.data_dir)? {
+            return Ok(Place { cluster: joined.cluster, name: joined.name.clone(), joined: Some(joined) });
+        }
+        if let Some(identity) = DataDir::identity_of(&self.data_dir)? {
+            return Ok(Place { cluster: identity.cluster, name: own.name.clone(), joined: None });
+        }
+        if !self.joins {
+            return Ok(Place { cluster: self.cluster_id(), name: own.name.clone(), joined: None });
+        }
+        let members = self.members.iter().map(|member| member.peer.as_str()).collect();
+        let joined = Joined::ask(&Asking { name: &own.name, token: &self.cluster_token, own: &own.peer, members })?;
+        Ok(Place { cluster: joined.cluster, name: joined.name.clone(), joined: Some(joined) })
+    }
+
+    /// The groups that this node takes part in, and its number in each.
+    fn seats(&self, place: &Place) -> Result<Vec<SeatOptions>, NodeError> {
+        let Some(joined) = &place.joined else {
+            let mine = self.groups.iter().filter(|group| group.quorums.voters.contains(self.me));
+            let seat = |group: &GroupOptions| SeatOptions { me: self.me, configuration: self.founding(group), group: group.clone() };
+            return Ok(mine.map(seat).collect());
         };
-        self.members.iter().zip(ids).map(member).collect()
+        let mut seats = Vec::new();
+        for told in &joined.groups {
+            let configuration = told.configuration.clone();
+            let unknown =
+                || NodeError::Join { why: format!("it decides by `{}`, which this program does not know", configuration.strategy) };
+            let strategy = (self.strategies)(&configuration.strategy).ok_or_else(unknown)?;
+            let Some(me) = configuration.named(&place.name).map(|member| member.id) else { continue };
+            let group = GroupOptions {
+                id: told.id,
+                name: told.namespace.clone(),
+                strategy,
+                order: if told.per_key { Ordering::Partial } else { Ordering::Total },
+                quorums: configuration.quorums(&strategy),
+                volume: self.groups.first().map_or(Volume::Broadcast, |group| group.volume),
+                checkpoint_bytes: self.checkpoint_bytes,
+            };
+            seats.push(SeatOptions { me, configuration, group });
+        }
+        Ok(seats)
+    }
+
+    /// The configuration with which a group begins.
+    fn founding(&self, group: &GroupOptions) -> Configuration {
+        let voters = group.quorums.voters;
+        let weight = |id: ReplicaId| match &group.quorums.rule {
+            QuorumRule::Weighted { weights } => weights.get(usize::from(id.0)).copied().unwrap_or(1),
+            QuorumRule::Majority | QuorumRule::Counts { .. } => 1,
+        };
+        let member = |id: ReplicaId| {
+            let NodeMember { name, region, peer, client } = self.members[usize::from(id.0)].clone();
+            concur_peers::Member { id, name, role: Role::Voter, weight: weight(id), incarnation: 0, peer, client, region }
+        };
+        let mut founding = Configuration::genesis(group.strategy.traits.name, voters.iter().map(member).collect());
+        // Numbers of members that vote elsewhere stay free for them.
+        founding.last_id = self.members.len().saturating_sub(1) as u64;
+        if let QuorumRule::Counts { prepare, accept, fast } = group.quorums.rule
+            && group.quorums != (group.strategy.quorums)(voters)
+        {
+            founding.counts = Some((prepare as u64, accept as u64, fast as u64));
+        }
+        founding
     }
 
     fn labels(&self, group: &GroupOptions) -> Labels {
@@ -462,11 +537,12 @@ impl NodeOptions {
         }
     }
 
-    fn settings(&self, group: &GroupOptions, boot: u64) -> Settings {
+    fn settings(&self, seat: &SeatOptions, me: &Me, joins: bool) -> Settings {
+        let SeatOptions { me: id, configuration, group } = seat;
         let config = Config {
             group: group.id,
-            epoch: Epoch(0),
-            me: self.me,
+            epoch: configuration.epoch,
+            me: *id,
             quorums: group.quorums.clone(),
             heartbeat: self.heartbeat,
             election: self.election,
@@ -475,14 +551,36 @@ impl NodeOptions {
             retained_bytes_max: self.retained_bytes_max,
         };
         Settings {
+            configuration: Arc::new(configuration.clone()),
+            incarnation: me.incarnation,
+            joins,
+            strategies: self.strategies,
+            absence_max: self.absence_max,
             order: group.order,
             volume: group.volume,
             batch_bytes_max: self.batch_bytes_max,
             batches_in_flight_max: self.batches_in_flight_max,
             pending_commands_max: self.pending_commands_max,
-            ..Settings::new(Arc::new(config), group.strategy, BootCount(boot))
+            // No two runs of any life of the disk have the same.
+            ..Settings::new(Arc::new(config), group.strategy, BootCount((me.incarnation << 20) | me.boot))
         }
     }
+}
+
+/// Which cluster a node belongs to.
+struct Place {
+    cluster: u64,
+    /// Its name in it.
+    name: String,
+    /// What it was told when it joined, if it did.
+    joined: Option<Joined>,
+}
+
+/// A group that this node takes part in.
+struct SeatOptions {
+    me: ReplicaId,
+    configuration: Configuration,
+    group: GroupOptions,
 }
 
 fn url(address: &str) -> Vec<String> {
@@ -497,7 +595,8 @@ pub fn group_id(namespace: &str) -> GroupId {
     if namespace == "default" { GroupId(0) } else { GroupId(hash([namespace].into_iter())) }
 }
 
-fn member_id(cluster: u64, name: &str) -> u64 {
+/// The id of a member: it follows from its name.
+pub(crate) fn member_id(cluster: u64, name: &str) -> u64 {
     hash([format!("{cluster:016x}").as_str(), name].into_iter())
 }
 
@@ -515,7 +614,7 @@ fn random() -> u64 {
     hasher.finish()
 }
 
-fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> NodeError {
+pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> NodeError {
     let what = what.into();
     move |source| NodeError::Io { what, source }
 }

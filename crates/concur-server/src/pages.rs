@@ -1,7 +1,7 @@
 //! The pages that a client listener serves over plain HTTP: health, readiness, version, metrics.
 //!
-//! `/health` and its queries are etcd's. `/livez` says that the process answers; `/readyz` that it can serve: a leader is
-//! known, no alarm is armed that stops writes, and a linearizable read went through. With `?verbose` both list their checks.
+//! `/health` and its queries are etcd's. `/livez` says that the process answers; `/readyz` that it can serve: the node is a
+//! member, a leader is known, no alarm is armed that stops writes, and a linearizable read went through. With `?verbose` both list their checks.
 //!
 //! Not here: the JSON gateway and the console.
 
@@ -99,6 +99,10 @@ async fn readiness(etcd: &Etcd, asked: &Asked) -> Vec<Check> {
         checks.push((name, if armed { Err(format!("ALARM {}", alarm_name(kind))) } else { Ok(()) }));
     }
     if asked.serializable {
+        return checks;
+    }
+    if etcd.door.pulse().removed() {
+        checks.push(("membership", Err("this node was removed from the cluster, and stops".into())));
         return checks;
     }
     if etcd.door.pulse().leader() == 0 {

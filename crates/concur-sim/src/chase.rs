@@ -9,9 +9,12 @@
 use crate::fault::{Episode, Fault};
 use crate::ledger::Violation;
 use crate::world::{Thing, World};
-use concur_core::{Health, ReplicaId, ReplicaSet, Time};
+use concur_core::{Epoch, Health, ReplicaId, ReplicaSet, Time};
 use std::collections::BTreeMap;
 use std::time::Duration;
+
+/// How many nodes are struck in a run because they were at something delicate.
+const BLOWS_MAX: u32 = 12;
 
 /// The chase, while an episode of it lasts.
 #[derive(Debug, Default)]
@@ -19,7 +22,9 @@ pub(crate) struct Chase {
     /// How many episodes last.
     episodes: u32,
     /// The highest ballot whose leader is struck, or about to be.
-    ballot: u64,
+    ballot: (Epoch, u64),
+    /// How many nodes were struck at something delicate, chase or not.
+    blows: u32,
     /// How often each transition was passed.
     passed: BTreeMap<&'static str, u64>,
     /// How often any.
@@ -67,9 +72,9 @@ impl World<'_> {
     }
 
     /// A node leads.
-    pub(crate) fn chase_leader(&mut self, node: usize, ballot: u64) {
-        if self.chase.episodes > 0 && ballot > self.chase.ballot {
-            self.chase.ballot = ballot;
+    pub(crate) fn chase_leader(&mut self, node: usize, epoch: Epoch, ballot: u64) {
+        if self.chase.episodes > 0 && (epoch, ballot) > self.chase.ballot {
+            self.chase.ballot = (epoch, ballot);
             self.plan_strike(node);
         }
     }
@@ -84,11 +89,13 @@ impl World<'_> {
         let passed = *passed;
         self.chase.passed_all += 1;
         let prey = self.chase.prey == Some(node);
-        let odds = match (self.schedule.strategy.traits.has_leader, self.chase.patient) {
-            (true, _) => passed * 8,
-            (false, false) => passed.min(4),
+        let odds = match (delicate(name), self.schedule.strategy.traits.has_leader, self.chase.patient) {
+            // What is passed on the way from one epoch to the next is rare enough, and matters most.
+            (Some(_), ..) => 1 + passed / 4,
+            (None, true, _) => passed * 8,
+            (None, false, false) => passed.min(4),
             // Its share of all that is passed. Whoever is to be struck again is hardly struck in what everyone does all the time.
-            (false, true) => 1 + passed * (if prey { 64 } else { 8 }) / self.chase.passed_all,
+            (None, false, true) => 1 + passed * (if prey { 64 } else { 8 }) / self.chase.passed_all,
         };
         if (prey || self.now >= self.chase.quiet_until) && self.rng.below(odds) == 0 {
             let (least, most) = if self.chase.patient { (2, 4) } else { (0, 1) };
@@ -144,7 +151,7 @@ impl World<'_> {
         self.note_world(node, || "is cut off".to_owned());
         self.chase.strikes += 1;
         self.chase.isolated = Some((node, self.chase.strikes));
-        self.links.cut(&isolation(node), true);
+        self.links.cut(&isolation(node), &self.everywhere(), true);
         self.tell_peers(node, Health::Down, 1_000_000);
         let election = self.schedule.tuning.election;
         match strike {
@@ -154,9 +161,10 @@ impl World<'_> {
                 self.restart_soon(node, most);
             }
             Strike::Forget => {
-                let first = self.rng.below(self.nodes.len() as u64) as usize;
-                for place in 0..self.nodes.len() / 2 {
-                    let other = (first + place) % self.nodes.len();
+                let present = self.present();
+                let first = self.rng.below(present.len() as u64) as usize;
+                for place in 0..present.len() / 2 {
+                    let other = present[(first + place) % present.len()];
                     if other != node {
                         self.restart_soon(other, Duration::from_millis(5));
                     }
@@ -169,6 +177,46 @@ impl World<'_> {
             let later = Duration::from_nanos(self.rng.between(least.as_nanos() as u64, most.as_nanos() as u64));
             self.after(later, Thing::Unchase { strike: self.chase.strikes });
         }
+        Ok(())
+    }
+
+    /// Every machine stands where it is.
+    fn everywhere(&self) -> Vec<usize> {
+        (0..self.nodes.len()).collect()
+    }
+
+    /// A node passed something delicate: it may lose power at once, or a little later; or whoever it gets its state from does.
+    pub(crate) fn harass(&mut self, node: usize, name: &'static str) {
+        let Some(odds) = delicate(name).filter(|_| self.schedule.harassed && !self.healed) else { return };
+        if self.chase.blows >= BLOWS_MAX || !self.rng.chance(odds) {
+            return;
+        }
+        self.chase.blows += 1;
+        let process = self.nodes[node].process.as_ref();
+        let follows = process.and_then(|process| process.replica.status().follows).and_then(|id| self.roster.machine(id));
+        let node = follows.filter(|_| self.rng.chance(400_000)).unwrap_or(node);
+        let tuning = &self.schedule.tuning;
+        let most = [Duration::from_millis(1), tuning.sync.1 * 2, tuning.engine.1 * 2, tuning.election / 2];
+        let most = most[self.rng.below(4) as usize];
+        let later = Duration::from_nanos(self.rng.below(most.as_nanos() as u64 + 1));
+        let boot = self.nodes[node].boot;
+        self.after(later, Thing::Blow { node, boot });
+    }
+
+    pub(crate) fn blow(&mut self, node: usize, boot: u64) -> Result<(), Violation> {
+        let Some(process) = self.nodes[node].process.as_ref().filter(|_| self.is_running(node, boot) && !self.healed) else {
+            return Ok(());
+        };
+        let status = process.replica.status();
+        let what = match status.role {
+            "joining" if status.fetching => "newcomer crashed in its transfer",
+            "sealed" => "crashed between two epochs",
+            _ if status.follows.is_some() => "crashed while it followed",
+            _ => "crashed near a change",
+        };
+        self.met.insert(what);
+        let most = if self.rng.chance(500_000) { self.schedule.tuning.election } else { Duration::from_millis(5) };
+        self.restart_soon(node, most);
         Ok(())
     }
 
@@ -188,9 +236,20 @@ impl World<'_> {
 
     fn release_chased(&mut self) {
         if let Some((node, _)) = self.chase.isolated.take() {
-            self.links.cut(&isolation(node), false);
+            self.links.cut(&isolation(node), &self.everywhere(), false);
         }
     }
+}
+
+/// The odds in a million that passing something between two epochs, or in getting state, brings a blow; `None` if it is neither.
+fn delicate(name: &str) -> Option<u32> {
+    Some(match name {
+        "seal proposed" | "promotion proposed" | "seal executed" | "epoch entered" => 50_000,
+        "seal executed from the feed" | "epoch entered by state" | "entered as first" => 80_000,
+        "state fetched" | "state installed" | "state of a later epoch installed" | "feed gone" => 80_000,
+        "fed" => 4_000,
+        _ => return None,
+    })
 }
 
 fn isolation(node: usize) -> Episode {

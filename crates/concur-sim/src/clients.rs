@@ -5,6 +5,7 @@
 //! are asked again by everyone.
 
 use crate::ledger::Violation;
+use crate::node::Asker;
 use crate::requests::{self, OpId};
 use crate::schedule::{self, Act, Operation, Schedule};
 use crate::world::{Thing, World};
@@ -18,7 +19,7 @@ use std::time::Duration;
 /// A client's request on its way to a node.
 #[derive(Debug, Clone)]
 pub(crate) struct Sent {
-    pub(crate) client: usize,
+    pub(crate) by: Asker,
     pub(crate) attempt: u32,
     pub(crate) request: Request,
     /// Whether it may make the log grow.
@@ -154,9 +155,10 @@ impl World<'_> {
             let event = Event { id, operation, invoked: now, returned: None, answer: Bytes::new(), query: Bytes::new() };
             client.history.push(event);
             let node = client.home;
+            let moves = client.moves || self.nodes[usize::from(node.0)].id.is_none();
             client.doing =
                 Some(Doing { operation, id, command, attempt: 0, failures: 0, node, opening: None, doubtful: false, query: Bytes::new() });
-            if client.moves {
+            if moves {
                 self.move_on(index);
             }
         }
@@ -164,10 +166,13 @@ impl World<'_> {
         Ok(())
     }
 
-    /// The client turns to another node.
+    /// The client turns to another node: a member, or now and then one that was removed, or is none yet.
     fn move_on(&mut self, index: usize) {
-        let count = self.nodes.len() as u64;
-        let node = ReplicaId(self.rng.below(count) as u8);
+        let stray = self.schedule.operated && !self.healed && self.rng.chance(80_000);
+        let members = self.roster.newest().everyone();
+        let nodes: Vec<usize> =
+            if stray { (0..self.nodes.len()).collect() } else { members.iter().filter_map(|id| self.roster.machine(id)).collect() };
+        let node = ReplicaId(nodes[self.rng.below(nodes.len() as u64) as usize] as u8);
         if let Some(doing) = &mut self.clients[index].doing {
             doing.node = node;
         }
@@ -215,7 +220,7 @@ impl World<'_> {
             }
         };
         let (writes, node) = (doing.command.is_some(), usize::from(doing.node.0));
-        let sent = Sent { client: index, attempt, request, writes, query: driver_reads };
+        let sent = Sent { by: Asker::Client(index), attempt, request, writes, query: driver_reads };
         let delay = self.schedule.network.client;
         self.after(delay, Thing::Request { node, sent: Box::new(sent) });
         self.after(delay * 2 + timeout + self.schedule.tuning.heartbeat * 2, Thing::Timeout { client: index, attempt });

@@ -4,11 +4,14 @@
 //! The log is the real one, over a disk in memory; only time is made up.
 
 use crate::ledger::Violation;
-use crate::node::{Asked, Job, Point, Process};
+use crate::node::{Asked, Asker, Job, Life, Point, Process};
+use crate::plan::Kind;
+use crate::roster::Roster;
+use crate::schedule::Schedule;
 use crate::witness::Witness;
-use crate::world::{Thing, World};
+use crate::world::{Letter, Thing, World};
 use bytes::Bytes;
-use concur_core::{BootCount, Config, Epoch, GroupId, Health, Ordering, ReplicaId, ReplicaSet, Rng, Ticket, Time};
+use concur_core::{BootCount, Config, Epoch, GroupId, Health, Ordering, ReplicaId, Rng, Ticket, Time};
 use concur_kv::Ordering as Order;
 use concur_replica::{Event, Outgoing, Output, Recovered, Refused, Replica, Reply, Settings, Token};
 use concur_store::log::{Log, LogError, LogIdentity, LogOptions, SECTOR};
@@ -26,10 +29,12 @@ impl World<'_> {
         let node = &mut self.nodes[index];
         let Some(disk) = node.disk.take() else { return Ok(()) };
         node.boot += 1;
+        node.life.run += 1;
         node.clock.restart(now, origin);
         let identity = LogIdentity { cluster: 1, node: index as u64 };
-        let (segment_bytes, salt) = (self.schedule.tuning.segment_bytes, world_seed ^ index as u64);
-        let options = LogOptions { identity, segment_bytes, spares: 1, salt, must_exist: node.boot > 1 && node.attested > 0 };
+        let segment_bytes = self.schedule.tuning.segment_bytes;
+        let salt = world_seed ^ (node.life.incarnation - 1);
+        let options = LogOptions { identity, segment_bytes, spares: 1, salt, must_exist: node.life.run > 1 && node.attested > 0 };
         let backup = node.disk_full.then(|| disk.clone());
         let (log, recovered) = match Log::open(disk, options) {
             Ok(opened) => opened,
@@ -53,7 +58,7 @@ impl World<'_> {
 
     fn start_replica(&mut self, index: usize, log: Log<concur_store::log::MemDisk>, records: Vec<Bytes>) -> Result<(), Violation> {
         let checkpoint_bytes = records.iter().map(|record| record.len() as u64 + 64).sum();
-        let settings = self.settings(index);
+        let Some(settings) = self.settings(index) else { return Ok(()) };
         let machine = Witness::new(self.schedule.ordering, self.schedule.keys);
         let node = &self.nodes[index];
         let image = node.image.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
@@ -62,11 +67,10 @@ impl World<'_> {
         let mut out = std::mem::take(&mut self.out);
         out.clear();
         let started = Replica::start(settings, Recovered { records, image }, machine, local, wall_ms, rng, &mut out);
-        let mut replica = match started {
+        let replica = match started {
             Ok(replica) => replica,
             Err(error) => return self.refuse_disk(index, &error.to_string()),
         };
-        replica.record_executions(true);
         let writing_from = log.written().0;
         // What was logged before counts too: a node that restarts often must come to a checkpoint all the same.
         let checkpoint_at = log.oldest_need().map_or(writing_from, |(_, at)| at.0);
@@ -85,19 +89,31 @@ impl World<'_> {
             tokens: BTreeMap::new(),
             token_next: 0,
             stopping: false,
+            epoch: Epoch(0),
         };
-        let ballot = process.replica.status().protocol.ballot;
-        let floor = self.nodes[index].ballot;
         let chains = process.replica.machine().chains().clone();
+        let persisted = self.check_persisted(index, &process);
         self.nodes[index].process = Some(Box::new(process));
-        self.note_world(index, || "starts".to_owned());
-        if self.schedule.strategy.traits.has_leader && ballot < floor {
-            return Err(Violation::new("persistence", format!("r{index} had made {floor} durable and restarts at {ballot}")));
-        }
+        let life = self.nodes[index].life;
+        self.note_world(index, || format!("starts, the {}. time in life {} of its disk", life.run, life.incarnation));
+        persisted?;
         let result = self.perform(index, &mut out);
         self.out = out;
         // It executes what it had decided as it starts, and so the ledger hears of that first.
         result.and_then(|()| self.ledger.check_chains(ReplicaId(index as u8), &chains))
+    }
+
+    /// Nothing that was durable fell back: not the epoch, and in it not the ballot.
+    fn check_persisted(&self, index: usize, process: &Process) -> Result<(), Violation> {
+        let (floor, node) = (self.nodes[index].ballot, &self.nodes[index]);
+        let status = process.replica.status();
+        let (epoch, ballot) = (status.configuration.epoch, status.protocol.ballot);
+        let votes = process.replica.settings().strategy.traits.has_leader && status.role == "voter";
+        let fell = epoch < floor.0 || (epoch == floor.0 && votes && ballot < floor.1);
+        if node.shunned || !fell {
+            return Ok(());
+        }
+        Err(Violation::new("persistence", format!("r{index} had made {floor:?} durable and restarts at {ballot} of {epoch:?}")))
     }
 
     fn refuse_disk(&mut self, index: usize, why: &str) -> Result<(), Violation> {
@@ -107,33 +123,59 @@ impl World<'_> {
         self.met.insert("damage refused at restart");
         self.nodes[index].damaged = true;
         self.note_world(index, || format!("refuses to start: {why}"));
+        if self.schedule.operated {
+            self.plan_rebirth(index);
+        }
         Ok(())
     }
 
-    fn settings(&self, index: usize) -> Settings {
-        let Self { schedule, nodes, .. } = self;
-        let tuning = &schedule.tuning;
+    /// How a node's replica is set up; `None` if it belongs to no group.
+    fn settings(&mut self, index: usize) -> Option<Settings> {
+        let id = self.nodes[index].id?;
+        if self.nodes[index].joins && self.nodes[index].image.is_empty() {
+            // Whoever starts it knows who is in.
+            self.nodes[index].home = self.roster.newest_with(id)?.clone();
+        }
+        let Self { schedule, nodes, roster, .. } = &*self;
+        let (tuning, node) = (&schedule.tuning, &nodes[index]);
+        let strategy = roster.strategy(&node.home.strategy);
         let config = Config {
             group: GROUP,
-            epoch: Epoch(0),
-            me: ReplicaId(index as u8),
-            quorums: (schedule.strategy.quorums)(ReplicaSet::first(schedule.replicas)),
+            epoch: node.home.epoch,
+            me: id,
+            quorums: node.home.quorums(&strategy),
             heartbeat: tuning.heartbeat,
             election: tuning.election,
             window_max: tuning.window_max,
             message_bytes_max: tuning.message_bytes_max,
             retained_bytes_max: tuning.retained_bytes_max,
         };
-        let mut settings = Settings::new(Arc::new(config), schedule.strategy, BootCount(nodes[index].boot));
-        settings.order = match schedule.ordering {
-            Order::PerKey => schedule.strategy.traits.order,
-            Order::Total => Ordering::Total,
-        };
+        let boot = BootCount(node.life.incarnation << 32 | node.life.run);
+        let mut settings = Settings::new(Arc::new(config), strategy, boot);
+        settings.order = self.order();
+        settings.configuration = node.home.clone();
+        settings.incarnation = node.life.incarnation;
+        settings.joins = node.joins;
+        settings.strategies = concur_decision::find;
         settings.volume = tuning.volume;
         settings.batches_in_flight_max = tuning.batches_in_flight_max;
         settings.batch_commands_max = tuning.batch_commands_max;
         settings.transfer_bytes_max = tuning.transfer_bytes_max;
-        settings
+        settings.feed_bytes_max = tuning.feed_bytes_max;
+        settings.close_instances_max = tuning.close_instances_max;
+        settings.absence_max = tuning.absence_max;
+        settings.record_executions = true;
+        Some(settings)
+    }
+
+    /// What the store orders, in every epoch alike. Where another strategy may come, a total order is not taken for granted.
+    fn order(&self) -> Ordering {
+        let Schedule { ordering, strategy, wishes, .. } = self.schedule;
+        match ordering {
+            Order::Total => Ordering::Total,
+            Order::PerKey if wishes.iter().any(|wish| wish.kind == Kind::Switch) => Ordering::Partial,
+            Order::PerKey => strategy.traits.order,
+        }
     }
 
     fn wall_ms(&self, index: usize) -> u64 {
@@ -235,60 +277,100 @@ impl World<'_> {
         for &(name, _) in &out.notes {
             self.met.insert(name);
             self.chase_passing(index, name);
+            self.harass(index, name);
         }
         self.trace_step(index, out);
-        let process = self.nodes[index].process.as_ref().expect("only a running process steps");
-        let mut led = None;
-        if !out.notes.is_empty() {
-            let protocol = process.replica.status().protocol;
-            if protocol.role == "leader" {
-                self.ledger.leads(me, protocol.ballot)?;
-                led = Some(protocol.ballot);
-            }
-        }
+        let led = if out.notes.is_empty() { None } else { self.leads(index)? };
         out.decided.iter().try_for_each(|decision| self.ledger.decisions.add(me, decision))?;
-        for &(instance, id) in &out.executed {
-            self.ledger.instance(me, instance, id)?;
-        }
+        self.executed(index, out)?;
+        let process = self.nodes[index].process.as_ref().expect("only a running process steps");
         process.replica.machine().take_notes(&mut self.notes);
         let mut notes = std::mem::take(&mut self.notes);
         let applied = notes.applied.drain(..).try_for_each(|applied| self.ledger.applied(me, applied));
         notes.looked.drain(..).for_each(|looked| self.ledger.looked(looked));
         self.notes = notes;
-        led.into_iter().for_each(|ballot| self.chase_leader(index, ballot));
+        led.into_iter().for_each(|(epoch, ballot)| self.chase_leader(index, epoch, ballot));
         applied?;
+        if let Some(configuration) = out.configuration.take() {
+            self.configured(index, &configuration)?;
+        }
         match &self.nodes[index].process {
             Some(process) if out.install.is_some() => self.ledger.check_chains(me, process.replica.machine().chains()),
             _ => Ok(()),
         }
     }
 
+    /// Whether a node leads, in which epoch and at which ballot: nobody else must.
+    fn leads(&mut self, index: usize) -> Result<Option<(Epoch, u64)>, Violation> {
+        let process = self.nodes[index].process.as_ref().expect("only a running process leads");
+        let (protocol, epoch) = (process.replica.status().protocol, process.replica.settings().config.epoch);
+        if protocol.role != "leader" {
+            return Ok(None);
+        }
+        self.ledger.leads(ReplicaId(index as u8), epoch, protocol.ballot)?;
+        Ok(Some((epoch, protocol.ballot)))
+    }
+
+    /// What was executed is what everyone executes, and nothing behind a seal.
+    fn executed(&mut self, index: usize, out: &Output) -> Result<(), Violation> {
+        let me = ReplicaId(index as u8);
+        for &(epoch, instance, id) in &out.executed {
+            let process = self.nodes[index].process.as_mut().expect("only a running process executes");
+            if epoch < process.epoch {
+                let message = format!("r{index} executed {instance} of epoch {}, and had passed on to {}", epoch.0, process.epoch.0);
+                return Err(Violation::new("sealed", message));
+            }
+            process.epoch = epoch;
+            let total = self.roster.strategy_of(epoch).traits.order == Ordering::Total;
+            let ends = self.ledger.instance(me, epoch, instance, id, total)?;
+            process.epoch.0 += u64::from(ends);
+        }
+        Ok(())
+    }
+
+    /// Sends to whoever has that number, if a connection between the two can be made.
     fn send(&mut self, from: usize, outgoing: Outgoing) {
-        let (me, to) = (ReplicaId(from as u8), outgoing.to);
-        if self.links.is_cut(me, to) {
+        let Some(to) = self.roster.machine(outgoing.to) else { return };
+        let Some((me, life)) = self.nodes[from].id.map(|id| (id, self.nodes[from].life)) else { return };
+        if self.links.is_cut(from, to) || self.refuses(to, from) {
             return;
         }
-        let fate = self.links.send(&self.schedule.network, me, to, &mut self.rng);
-        let target = usize::from(to.0);
+        let fate = self.links.send(&self.schedule.network, from, to, &mut self.rng);
+        let letter = Letter { to: outgoing.to, from: me, sender: from, life, bytes: outgoing.bytes, stale: false };
         if let Some(delay) = fate.second {
-            let bytes = outgoing.bytes.clone();
-            self.after(delay, Thing::Arrive { to: target, from: me, bytes, stale: fate.stale });
+            let letter = Letter { stale: fate.stale, ..letter.clone() };
+            self.after(delay, Thing::Arrive { node: to, letter: Box::new(letter) });
             self.met.insert(if fate.stale { "stale message" } else { "message repeated" });
         }
         match fate.first {
-            Some(delay) => self.after(delay, Thing::Arrive { to: target, from: me, bytes: outgoing.bytes, stale: false }),
+            Some(delay) => self.after(delay, Thing::Arrive { node: to, letter: Box::new(letter) }),
             None => {
                 self.met.insert("message lost");
             }
         }
     }
 
-    pub(crate) fn arrive(&mut self, to: usize, from: ReplicaId, bytes: Bytes, stale: bool) -> Result<(), Violation> {
-        if !stale && self.links.is_cut(from, ReplicaId(to as u8)) {
+    /// Whether a node has nothing to do with another: it met that in a later life, or the other way round.
+    fn refuses(&self, node: usize, other: usize) -> bool {
+        let later = |a: usize, b: usize| {
+            let (a, b) = (&self.nodes[a], &self.nodes[b]);
+            b.id.is_some_and(|id| a.met.get(&id).is_some_and(|met| *met > b.life))
+        };
+        self.nodes[node].shunned || self.nodes[other].shunned || later(node, other) || later(other, node)
+    }
+
+    pub(crate) fn arrive(&mut self, node: usize, letter: Letter) -> Result<(), Violation> {
+        let Letter { to, from, sender, life, bytes, stale } = letter;
+        // Whoever came in again since has another number, and an old copy hears from nobody.
+        if self.nodes[node].id != Some(to) || self.nodes[node].shunned || (!stale && self.links.is_cut(sender, node)) {
             return Ok(());
         }
-        self.trace_arrival(to, from, &bytes);
-        self.offer(to, Event::Message { from, bytes })
+        if self.nodes[node].process.is_some() {
+            let met: &mut Life = self.nodes[node].met.entry(from).or_default();
+            *met = life.max(*met);
+        }
+        self.trace_arrival(node, from, &bytes);
+        self.offer(node, Event::Message { from, bytes })
     }
 
     /// Starts a write of all that was appended, unless one is under way.
@@ -378,9 +460,9 @@ impl World<'_> {
             self.lose_power(index);
             return Ok(());
         }
-        if process.log.pending_bytes() == 0 {
-            let ballot = process.replica.status().protocol.ballot;
-            node.ballot = node.ballot.max(ballot);
+        let status = process.replica.status();
+        if process.log.pending_bytes() == 0 && status.role == "voter" {
+            node.ballot = node.ballot.max((status.configuration.epoch, status.protocol.ballot));
         }
         // What waited is on its way before what was waited for goes out: the disk is never idle.
         self.write(index)?;
@@ -438,27 +520,31 @@ impl World<'_> {
     /// A client's request arrives at a node.
     pub(crate) fn request(&mut self, index: usize, sent: crate::clients::Sent) -> Result<(), Violation> {
         if self.links.is_client_cut(index) {
+            self.never_came(sent.by, sent.attempt);
             return Ok(());
         }
         let Some(process) = &mut self.nodes[index].process else {
-            self.answer(index, sent.client, sent.attempt, Err(Refused::Stopping));
+            self.never_came(sent.by, sent.attempt);
+            self.answer(index, sent.by, sent.attempt, Err(Refused::Stopping));
             return Ok(());
         };
         if sent.writes && process.log.is_full() {
             self.met.insert("write refused: disk full");
-            self.answer(index, sent.client, sent.attempt, Err(Refused::Busy));
+            self.never_came(sent.by, sent.attempt);
+            self.answer(index, sent.by, sent.attempt, Err(Refused::Busy));
             return Ok(());
         }
         let token = Token(process.token_next);
         process.token_next += 1;
-        process.tokens.insert(token.0, Asked { client: sent.client, attempt: sent.attempt, query: sent.query });
+        process.tokens.insert(token.0, Asked { by: sent.by, attempt: sent.attempt, query: sent.query });
+        self.came(sent.by, sent.attempt);
         self.offer(index, Event::Request { token, request: sent.request })
     }
 
     /// The replica answers a client.
     fn reply(&mut self, index: usize, token: Token, result: Result<Reply, Refused>) -> Result<(), Violation> {
         let process = self.nodes[index].process.as_mut().expect("only a running process replies");
-        let Some(Asked { client, attempt, query }) = process.tokens.remove(&token.0) else {
+        let Some(Asked { by, attempt, query }) = process.tokens.remove(&token.0) else {
             return Err(Violation::new("reply", format!("r{index} answers a request twice, or one that nobody made")));
         };
         let result = match (result, query) {
@@ -472,23 +558,31 @@ impl World<'_> {
             }
             (result, _) => result,
         };
-        if let Ok(reply) = &result
-            && let Some(op) = self.clients[client].command_of(attempt)
-        {
-            self.ledger.acknowledged(ReplicaId(index as u8), op, &reply.body)?;
+        match by {
+            Asker::Client(client) => {
+                if let Ok(reply) = &result
+                    && let Some(op) = self.clients[client].command_of(attempt)
+                {
+                    self.ledger.acknowledged(ReplicaId(index as u8), op, &reply.body)?;
+                }
+            }
+            Asker::Operator(_) => self.change_answered(index, by, attempt, &result)?,
         }
-        self.answer(index, client, attempt, result);
+        self.answer(index, by, attempt, result);
         Ok(())
     }
 
-    fn answer(&mut self, index: usize, client: usize, attempt: u32, result: Result<Reply, Refused>) {
+    fn answer(&mut self, index: usize, by: Asker, attempt: u32, result: Result<Reply, Refused>) {
         if !self.links.is_client_cut(index) {
-            self.after(self.schedule.network.client, Thing::Reply { client, attempt, result });
+            self.after(self.schedule.network.client, Thing::Reply { to: by, attempt, result });
         }
     }
 
-    pub(crate) fn hint(&mut self, node: usize, about: ReplicaId, health: Health) -> Result<(), Violation> {
-        self.offer(node, Event::Peer(about, health))
+    pub(crate) fn hint(&mut self, node: usize, about: usize, health: Health) -> Result<(), Violation> {
+        match self.nodes[about].id {
+            Some(id) => self.offer(node, Event::Peer(id, health)),
+            None => Ok(()),
+        }
     }
 
     /// Plans the next wake-up.
@@ -543,14 +637,11 @@ impl World<'_> {
         let tuning = &self.schedule.tuning;
         let Some(process) = &self.nodes[index].process else { return Ok(()) };
         let status = process.replica.status();
-        if status.protocol.role == "leader" {
-            self.ledger.leads(ReplicaId(index as u8), status.protocol.ballot)?;
-        }
         let flights = status.batches_in_flight > tuning.batches_in_flight_max;
         if flights || process.tokens.len() > 2_000 {
             return Err(Violation::new("bounds", format!("r{index} holds more than it may: {status:?}")));
         }
-        Ok(())
+        self.leads(index).map(drop)
     }
 }
 
@@ -562,10 +653,10 @@ impl Process {
 }
 
 /// Messages for people.
-pub(crate) fn describe(strategy: &concur_core::Strategy, bytes: &Bytes) -> String {
+pub(crate) fn describe(roster: &Roster, bytes: &Bytes) -> String {
     use concur_network::{Body, Envelope};
     match Envelope::decode(bytes) {
-        Ok(Envelope { body: Body::Protocol(message), .. }) => (strategy.describe)(&message),
+        Ok(Envelope { body: Body::Protocol(message), epoch, .. }) => (roster.strategy_of(epoch).describe)(&message),
         Ok(Envelope { body, .. }) => format!("{body:?}"),
         Err(error) => error.to_string(),
     }

@@ -92,6 +92,16 @@ faults! {
     ClockJump = "clock-jump" in "hints",
     /// Monotonic clocks run apart, by up to a tenth.
     Drift = "drift" in "hints",
+    /// Members are added, removed, replaced, promoted, rebuilt, weighed and moved, and made to lead.
+    Change = "change" in "epochs",
+    /// The group goes over to another strategy, and back.
+    Switch = "switch" in "epochs",
+    /// Members are added that do not vote.
+    Observer = "observer" in "epochs",
+    /// A node's disk is emptied: it comes back in another life.
+    LostDisk = "lost-disk" in "epochs",
+    /// A node's disk becomes what it was at an earlier moment: its peers refuse it.
+    OldCopy = "old-copy" in "epochs",
 }
 
 impl Fault {
@@ -109,6 +119,13 @@ impl Fault {
         out.sort_unstable();
         out.dedup();
         Ok(out)
+    }
+}
+
+impl Fault {
+    /// Whether it is about who is in.
+    pub fn is_of_epochs(self) -> bool {
+        self.group() == "epochs"
     }
 }
 

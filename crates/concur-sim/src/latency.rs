@@ -125,7 +125,7 @@ fn schedule(strategy: Strategy, topology: &Topology, sites: &[usize], one_key: b
     (tuning.heartbeat, tuning.election) = (Duration::from_millis(900), Duration::from_secs(4));
     (tuning.step_max, tuning.sync, tuning.engine) = Default::default();
     (tuning.window_max, tuning.batches_in_flight_max, tuning.retained_bytes_max) = (64, 1, 1 << 20);
-    tuning.volume = concur_network::Volume::Broadcast;
+    (tuning.volume, tuning.absence_max) = (concur_network::Volume::Broadcast, None);
     let client = |(index, &site): (usize, &usize)| {
         let key = if one_key { 0 } else { index as u8 };
         let write = Operation { number: 0, act: Act::Put, key, think: WRITE_AT, padding: 0 };

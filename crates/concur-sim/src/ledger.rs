@@ -7,7 +7,8 @@ use crate::decisions::Decisions;
 use crate::requests::OpId;
 use crate::witness::{Applied, Chain, ChainId, Looked};
 use bytes::Bytes;
-use concur_core::{BatchId, Instance, ReplicaId};
+use concur_core::{BatchId, Epoch, Instance, ReplicaId, Wire};
+use concur_peers::Configuration;
 use std::collections::BTreeMap;
 
 /// A broken promise.
@@ -50,9 +51,11 @@ pub(crate) struct Ledger {
     asked: BTreeMap<Bytes, OpId>,
     of: BTreeMap<OpId, usize>,
     looked: BTreeMap<Bytes, Vec<(ChainId, u64)>>,
-    decided: BTreeMap<Instance, Option<BatchId>>,
+    decided: BTreeMap<(Epoch, Instance), Option<BatchId>>,
     pub(crate) decisions: Decisions,
-    leaders: BTreeMap<u64, ReplicaId>,
+    /// The seal that each epoch ended with.
+    sealed: BTreeMap<Epoch, (Instance, BatchId)>,
+    leaders: BTreeMap<(Epoch, u64), ReplicaId>,
 }
 
 impl Ledger {
@@ -61,13 +64,39 @@ impl Ledger {
         self.asked.insert(body, op);
     }
 
-    /// A replica executed an instance.
-    pub(crate) fn instance(&mut self, replica: ReplicaId, instance: Instance, id: Option<BatchId>) -> Result<(), Violation> {
-        let first = *self.decided.entry(instance).or_insert(id);
-        if first == id {
-            return Ok(());
+    /// A replica executed an instance. Answers whether that was the end of the epoch.
+    pub(crate) fn instance(
+        &mut self,
+        replica: ReplicaId,
+        epoch: Epoch,
+        instance: Instance,
+        id: Option<BatchId>,
+        total: bool,
+    ) -> Result<bool, Violation> {
+        let first = *self.decided.entry((epoch, instance)).or_insert(id);
+        if first != id {
+            let message = format!("{instance} of epoch {} is {first:?} elsewhere and {id:?} at {replica}", epoch.0);
+            return Err(Violation::new("agreement", message));
         }
-        Err(Violation::new("agreement", format!("{instance} is {first:?} elsewhere and {id:?} at {replica}")))
+        let seal = id.filter(|&id| self.decisions.seal(epoch, id).is_some());
+        let Some(id) = seal else {
+            let behind = |&(end, _): &(Instance, BatchId)| total && instance > end;
+            let Some((end, _)) = self.sealed.get(&epoch).copied().filter(behind) else { return Ok(false) };
+            let message = format!("{replica} executed {instance} of epoch {}, which ended with {end}", epoch.0);
+            return Err(Violation::new("sealed", message));
+        };
+        let first = *self.sealed.entry(epoch).or_insert((instance, id));
+        if first != (instance, id) {
+            let message = format!("epoch {} ended with {first:?} elsewhere and with {instance} = {id:?} at {replica}", epoch.0);
+            return Err(Violation::new("sealed", message));
+        }
+        Ok(true)
+    }
+
+    /// Where the seal that ended an epoch leads.
+    pub(crate) fn seal_of(&self, epoch: Epoch) -> Option<Configuration> {
+        let (_, id) = self.sealed.get(&epoch)?;
+        Configuration::from_bytes(self.decisions.seal(epoch, *id)?).ok()
     }
 
     /// A replica executed a command.
@@ -139,12 +168,12 @@ impl Ledger {
     }
 
     /// A replica leads.
-    pub(crate) fn leads(&mut self, replica: ReplicaId, ballot: u64) -> Result<(), Violation> {
-        let first = *self.leaders.entry(ballot).or_insert(replica);
+    pub(crate) fn leads(&mut self, replica: ReplicaId, epoch: Epoch, ballot: u64) -> Result<(), Violation> {
+        let first = *self.leaders.entry((epoch, ballot)).or_insert(replica);
         if first == replica {
             return Ok(());
         }
-        Err(Violation::new("two leaders", format!("{first} and {replica} both lead at {ballot}")))
+        Err(Violation::new("two leaders", format!("{first} and {replica} both lead at {ballot} of epoch {}", epoch.0)))
     }
 
     /// Whether chains have come as far as anyone's have.

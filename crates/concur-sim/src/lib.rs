@@ -4,7 +4,8 @@
 //! least three kinds of [`Fault`] that strike while they work; [`run`] lets it happen in virtual time, drives each
 //! [`concur_replica::Replica`] as the real node does, over the real log's codec on a disk in memory, and holds it to every promise:
 //! agreement, one order of what interferes, nothing acknowledged lost, exactly once, linearizability, what was durable never
-//! falling back, one leader a term, bounded queues, refusing rather than lying, and progress once everything is healed.
+//! falling back, one leader a term, bounded queues, refusing rather than lying, and progress once everything is healed. Who is in
+//! and by which strategy they decide changes while all that happens: an operator has wishes of its own ([`Wish`]).
 //! [`sweep`](sweep()) runs many seeds on all cores and tells what they covered; [`shrink`](shrink()) makes a run that fails small;
 //! [`latency`] measures commit latencies that must equal closed forms.
 //!
@@ -12,7 +13,7 @@
 //! runs.
 //!
 //! Not here: sockets, real time, and what only the real engine does (its commits are atomic here and take time). The contents of
-//! the engine are never damaged. Members are fixed.
+//! the engine are never damaged.
 
 mod chase;
 mod clients;
@@ -24,10 +25,14 @@ mod history;
 pub mod latency;
 mod ledger;
 mod linear;
+mod lives;
 mod network;
 mod node;
+mod operator;
+mod plan;
 mod report;
 mod requests;
+mod roster;
 mod run;
 mod schedule;
 mod shrink;
@@ -41,6 +46,7 @@ mod world;
 pub use coverage::Coverage;
 pub use fault::{Episode, Fault};
 pub use ledger::Violation;
+pub use plan::{Asked, Kind, Wish};
 pub use report::Report;
 pub use run::{run, run_traced};
 pub use schedule::{Act, Client, Network, Operation, Options, Schedule, Tuning};

@@ -39,8 +39,8 @@ impl Links {
         &mut self.cuts[from * self.size + to]
     }
 
-    pub(crate) fn is_cut(&self, from: ReplicaId, to: ReplicaId) -> bool {
-        self.cuts[usize::from(from.0) * self.size + usize::from(to.0)] > 0
+    pub(crate) fn is_cut(&self, from: usize, to: usize) -> bool {
+        self.cuts[from * self.size + to] > 0
     }
 
     pub(crate) fn is_client_cut(&self, node: usize) -> bool {
@@ -65,11 +65,11 @@ impl Links {
         }
     }
 
-    /// An episode that cuts links begins or ends.
-    pub(crate) fn cut(&mut self, episode: &Episode, on: bool) {
+    /// An episode that cuts links begins or ends. `places` says where each machine stands among those that are in.
+    pub(crate) fn cut(&mut self, episode: &Episode, places: &[usize], on: bool) {
         for from in 0..self.size {
             for to in 0..self.size {
-                if from == to || !cuts(episode, self.size, from, to) {
+                if from == to || !cuts(episode, places, from, to) {
                     continue;
                 }
                 let cut = self.at(from, to);
@@ -79,13 +79,13 @@ impl Links {
     }
 
     /// A flapping partition is cut or open from now on.
-    pub(crate) fn flap(&mut self, index: usize, episode: &Episode, on: bool) {
+    pub(crate) fn flap(&mut self, index: usize, episode: &Episode, places: &[usize], on: bool) {
         if on == self.flapping.contains(&index) {
             return;
         }
         self.flapping.retain(|&other| other != index);
         self.flapping.extend(on.then_some(index));
-        self.cut(episode, on);
+        self.cut(episode, places, on);
     }
 
     /// An episode that cuts clients off begins or ends.
@@ -97,8 +97,8 @@ impl Links {
     }
 
     /// A message is sent over a link that is not cut.
-    pub(crate) fn send(&self, network: &Network, from: ReplicaId, to: ReplicaId, rng: &mut Rng) -> Fate {
-        let base = network.one_way[usize::from(from.0)][usize::from(to.0)];
+    pub(crate) fn send(&self, network: &Network, from: usize, to: usize, rng: &mut Rng) -> Fate {
+        let base = network.one_way[from][to];
         let jitter = network.jitter.as_nanos() as u64;
         let delay = if jitter == 0 { base } else { base + Duration::from_nanos(rng.below(jitter)) };
         let mut fate = Fate { first: Some(delay), ..Fate::default() };
@@ -106,7 +106,7 @@ impl Links {
             fate.first = None;
         }
         for episode in &self.noise {
-            if episode.nodes.contains(from) || episode.nodes.contains(to) {
+            if episode.nodes.contains(ReplicaId(from as u8)) || episode.nodes.contains(ReplicaId(to as u8)) {
                 disturb(episode, &mut fate, delay, rng);
             }
         }
@@ -138,11 +138,12 @@ fn disturb(episode: &Episode, fate: &mut Fate, delay: Duration, rng: &mut Rng) {
 }
 
 /// Whether an episode cuts the link `from` → `to`.
-fn cuts(episode: &Episode, size: usize, from: usize, to: usize) -> bool {
+fn cuts(episode: &Episode, places: &[usize], from: usize, to: usize) -> bool {
     let inside = |node: usize| episode.nodes.contains(ReplicaId(node as u8));
-    let first = episode.nodes.iter().next().map_or(0, |id| usize::from(id.0));
+    let size = places.iter().max().map_or(1, |last| last + 1);
+    let first = episode.nodes.iter().next().map_or(0, |id| places[usize::from(id.0)]);
     // Places counted from the first node of the episode.
-    let place = |node: usize| (node + size - first) % size;
+    let place = |node: usize| (places[node] + size - first) % size;
     match episode.fault {
         Fault::Split | Fault::Flap => inside(from) != inside(to),
         Fault::OneWay => inside(from) && !inside(to),
@@ -178,10 +179,10 @@ mod tests {
             (Fault::Chain, &[0], (0, 2), (1, 2)),
         ] {
             let mut links = Links::new(5, &network());
-            links.cut(&episode(fault, nodes), true);
-            assert!(links.is_cut(ReplicaId(cut.0), ReplicaId(cut.1)), "{fault}");
-            assert!(!links.is_cut(ReplicaId(open.0), ReplicaId(open.1)), "{fault}");
-            links.cut(&episode(fault, nodes), false);
+            links.cut(&episode(fault, nodes), &[0, 1, 2, 3, 4], true);
+            assert!(links.is_cut(cut.0, cut.1), "{fault}");
+            assert!(!links.is_cut(open.0, open.1), "{fault}");
+            links.cut(&episode(fault, nodes), &[0, 1, 2, 3, 4], false);
             assert!(links.cuts.iter().all(|&cut| cut == 0));
         }
     }

@@ -2,10 +2,12 @@
 
 use crate::witness::Witness;
 use bytes::Bytes;
-use concur_core::{Change, Frontier, Ticket, Time};
+use concur_core::{Change, Epoch, Frontier, ReplicaId, Ticket, Time};
+use concur_peers::Configuration;
 use concur_replica::Replica;
 use concur_store::log::{Log, MemDisk};
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 /// A node, up or down.
 #[derive(Debug)]
@@ -17,6 +19,25 @@ pub(crate) struct Node {
     pub(crate) image: BTreeMap<Bytes, Bytes>,
     /// How often it was started.
     pub(crate) boot: u64,
+    /// Its number in the group, while it has one.
+    pub(crate) id: Option<ReplicaId>,
+    /// The configuration that it was set up with, and whether it came later than the group began.
+    pub(crate) home: Arc<Configuration>,
+    pub(crate) joins: bool,
+    /// Which life of its disk this is, and which start in it.
+    pub(crate) life: Life,
+    /// The latest life in which it met each of its peers; part of its disk.
+    pub(crate) met: BTreeMap<ReplicaId, Life>,
+    /// The last epoch whose beginning the engine holds.
+    pub(crate) entered: Epoch,
+    /// It was started once, and not stopped for good: a machine that stands by is not started by itself.
+    pub(crate) may_start: bool,
+    /// The disk was lost, and it does not vote yet in this life of it.
+    pub(crate) mending: bool,
+    /// Its disk is an old copy: its peers have nothing to do with it.
+    pub(crate) shunned: bool,
+    /// A copy of all that is durable, to be put back later.
+    pub(crate) copy: Option<Box<Copied>>,
     /// It refused its disk and stays down.
     pub(crate) damaged: bool,
     /// Its disk was hurt.
@@ -33,10 +54,26 @@ pub(crate) struct Node {
     /// No restart before.
     pub(crate) down_until: Time,
     pub(crate) disk_full: bool,
-    /// What its protocol had made durable.
-    pub(crate) ballot: u64,
+    /// What its vote had made durable.
+    pub(crate) ballot: (Epoch, u64),
     /// Everything in the log below is attested by something durable behind it.
     pub(crate) attested: u64,
+}
+
+/// A life of a disk, and a start in it; later ones are greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(crate) struct Life {
+    pub(crate) incarnation: u64,
+    pub(crate) run: u64,
+}
+
+/// What a node had durable at some moment.
+#[derive(Debug)]
+pub(crate) struct Copied {
+    pub(crate) disk: MemDisk,
+    pub(crate) image: BTreeMap<Bytes, Bytes>,
+    pub(crate) met: BTreeMap<ReplicaId, Life>,
+    pub(crate) life: Life,
 }
 
 /// Where a power loss is aimed at.
@@ -71,6 +108,8 @@ pub(crate) struct Process {
     pub(crate) tokens: BTreeMap<u64, Asked>,
     pub(crate) token_next: u64,
     pub(crate) stopping: bool,
+    /// The epoch in which it executes.
+    pub(crate) epoch: Epoch,
 }
 
 /// Something the engine is to make durable.
@@ -81,10 +120,19 @@ pub(crate) struct Job {
     pub(crate) frontier: Frontier,
 }
 
+/// Who asks a node for something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Asker {
+    /// A client.
+    Client(usize),
+    /// The operator, for the how manieth of the things that it cares for.
+    Operator(usize),
+}
+
 /// Whose request a token stands for.
 #[derive(Debug, Clone)]
 pub(crate) struct Asked {
-    pub(crate) client: usize,
+    pub(crate) by: Asker,
     pub(crate) attempt: u32,
     /// A query that the node answers itself once the read is granted.
     pub(crate) query: Option<Bytes>,
@@ -97,8 +145,19 @@ impl std::fmt::Debug for Process {
 }
 
 impl Node {
-    pub(crate) fn new() -> Self {
+    /// A machine that begins the group under this number, or stands by.
+    pub(crate) fn new(id: Option<ReplicaId>, incarnation: u64, home: Arc<Configuration>) -> Self {
         Self {
+            id,
+            joins: id.is_none(),
+            may_start: id.is_some(),
+            home,
+            life: Life { incarnation, run: 0 },
+            met: BTreeMap::new(),
+            entered: Epoch(0),
+            mending: false,
+            shunned: false,
+            copy: None,
             process: None,
             disk: Some(MemDisk::default()),
             image: BTreeMap::new(),
@@ -114,13 +173,29 @@ impl Node {
             crash_at: None,
             down_until: Time(0),
             disk_full: false,
-            ballot: 0,
+            ballot: (Epoch(0), 0),
             attested: 0,
         }
     }
 
+    /// Whether something was lost of what it promised: it must not vote as it is.
+    pub(crate) fn is_hurt(&self) -> bool {
+        self.flipped || self.damaged || self.mending || self.shunned
+    }
+
+    /// Everything that was on its disk is gone: another life begins.
+    pub(crate) fn wipe(&mut self, incarnation: u64) {
+        self.disk = Some(MemDisk::default());
+        self.image.clear();
+        self.met.clear();
+        self.life = Life { incarnation, run: 0 };
+        (self.joins, self.damaged, self.flipped, self.shunned, self.disk_full) = (true, false, false, false, false);
+        (self.ballot, self.attested, self.entered, self.crash_at, self.copy) = ((Epoch(0), 0), 0, Epoch(0), None, None);
+    }
+
     /// The engine finished a job.
     pub(crate) fn keep(&mut self, job: &Job) {
+        self.entered = self.entered.max(job.frontier.epoch);
         if job.replace {
             self.image.clear();
         }

@@ -140,7 +140,7 @@ fn explain(text: &mut String, options: &Options, failure: &Failure) {
     let schedule = Schedule::draw(options, failure.seed);
     if let Some(shrunk) = shrink(&schedule, SHRINK_BUDGET) {
         let _ = writeln!(text, "\nseed {} made smaller, in {} runs:\n{}", failure.seed, shrunk.runs, shrunk.schedule);
-        text.push_str(&shrunk.trace.picture(shrunk.schedule.replicas, LINES_MAX));
+        text.push_str(&shrunk.trace.picture(shrunk.schedule.machines(), LINES_MAX));
         let again = match &shrunk.outcome.verdict {
             Verdict::Valid => "valid".to_owned(),
             Verdict::Violated(violation) => violation.to_string(),

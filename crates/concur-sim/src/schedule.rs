@@ -5,6 +5,7 @@
 //! byte. The randomness of a run (jitter, which sectors a power loss keeps) comes from the seed as well.
 
 use crate::fault::{Episode, Fault};
+use crate::plan::{Plan, Wish};
 use concur_core::{ReplicaId, ReplicaSet, Rng, Strategy};
 use concur_kv::Ordering;
 use concur_network::Volume;
@@ -47,8 +48,10 @@ pub struct Schedule {
     pub seed: u64,
     /// The protocol.
     pub strategy: Strategy,
-    /// How many replicas.
+    /// How many replicas begin the group.
     pub replicas: usize,
+    /// How many machines stand by, and come in when somebody wants it.
+    pub spares: usize,
     /// How the store's writes are ordered.
     pub ordering: Ordering,
     /// How the replicas are set up.
@@ -61,6 +64,12 @@ pub struct Schedule {
     pub clients: Vec<Client>,
     /// What goes wrong.
     pub episodes: Vec<Episode>,
+    /// What is to change, of who is in and how they decide.
+    pub wishes: Vec<Wish>,
+    /// Whether somebody looks after the members: rebuilds those whose disks were lost, and stops those that were removed.
+    pub operated: bool,
+    /// Whether whoever is about to pass from one epoch to the next, or gets or gives state, is likely to crash.
+    pub harassed: bool,
     /// When everything is healed.
     pub healed: Duration,
 }
@@ -86,6 +95,12 @@ pub struct Tuning {
     pub transfer_bytes_max: usize,
     /// [`concur_replica::Settings::volume`].
     pub volume: Volume,
+    /// [`concur_replica::Settings::feed_bytes_max`].
+    pub feed_bytes_max: usize,
+    /// [`concur_replica::Settings::close_instances_max`].
+    pub close_instances_max: u64,
+    /// [`concur_replica::Settings::absence_max`].
+    pub absence_max: Option<Duration>,
     /// How large the log grows between two checkpoints.
     pub checkpoint_bytes: u64,
     /// Bytes of a segment of the log.
@@ -167,15 +182,30 @@ impl Schedule {
         let drawn = if options.strategy.traits.has_leader && rng.chance(700_000) { Ordering::Total } else { drawn };
         let ordering = options.ordering.unwrap_or(drawn);
         let wide = rng.chance(250_000);
-        let network = Network::draw(&mut rng, replicas, wide);
-        let tuning = Tuning::draw(&mut rng, wide);
+        let mut network = Network::draw(&mut rng, replicas, wide);
+        let mut tuning = Tuning::draw(&mut rng, wide);
         let keys = rng.between(1, 8) as u8;
         let healed = tuning.election * rng.between(5, 9) as u32 + Duration::from_millis(500);
-        let mut episodes = draw_episodes(&mut rng, &options.faults, replicas, healed);
+        // What concerns epochs is drawn apart: without it, a seed is what it would be if there were no such thing.
+        let (of_epochs, others): (Vec<Fault>, Vec<Fault>) = options.faults.iter().partition(|fault| fault.is_of_epochs());
+        let mut apart = Rng::new(seed ^ 0x5eed_e70c_0000);
+        let mut plan = Plan::draw(&mut apart, &of_epochs, replicas, healed);
+        let healed = plan.prolong(healed);
+        let mut episodes = draw_episodes(&mut rng, &others, replicas, healed);
+        draw_losses(&mut apart, &mut episodes, &of_epochs, replicas, healed);
         let healed = prolong_chase(&mut episodes, healed);
         let clients = draw_clients(&mut rng, &tuning, replicas, keys, healed);
+        network.extend(&mut apart, replicas + plan.spares, wide);
+        tuning.draw_for_epochs(&mut apart, &episodes);
         let strategy = options.strategy;
-        Self { seed, strategy, replicas, ordering, tuning, network, keys, clients, episodes, healed }
+        let (spares, wishes, operated) = (plan.spares, plan.wishes, !of_epochs.is_empty());
+        let harassed = operated && apart.chance(400_000);
+        Self { seed, strategy, replicas, spares, ordering, tuning, network, keys, clients, episodes, wishes, operated, harassed, healed }
+    }
+
+    /// How many machines there are.
+    pub fn machines(&self) -> usize {
+        self.replicas + self.spares
     }
 
     /// How many operations clients are to do.
@@ -202,7 +232,31 @@ impl Network {
     }
 }
 
+impl Network {
+    /// The ways to and from machines that stand by.
+    fn extend(&mut self, rng: &mut Rng, machines: usize, wide: bool) {
+        let before = self.one_way.len();
+        self.one_way.iter_mut().for_each(|row| row.resize(machines, Duration::ZERO));
+        self.one_way.resize(machines, vec![Duration::ZERO; machines]);
+        for (a, b) in (before..machines).flat_map(|a| (0..a).map(move |b| (a, b))) {
+            let delay = Duration::from_micros(if wide { rng.between(4_000, 40_000) } else { rng.between(50, 2_000) });
+            self.one_way[a][b] = delay;
+            self.one_way[b][a] = delay;
+        }
+    }
+}
+
 impl Tuning {
+    /// What matters only where members come and go. A voter that is silent is given up only where no disk is lost: the group must
+    /// not be left with too few that hold what was decided.
+    fn draw_for_epochs(&mut self, rng: &mut Rng, episodes: &[Episode]) {
+        self.feed_bytes_max = [512, 4_096, 65_536, 1 << 20][rng.below(4) as usize];
+        self.close_instances_max = [16, 256, 1_024][rng.below(3) as usize];
+        let loses = |episode: &Episode| matches!(episode.fault, Fault::LostDisk | Fault::OldCopy | Fault::FlippedByte);
+        let absence = self.election * rng.between(4, 10) as u32;
+        self.absence_max = Some(absence).filter(|_| rng.chance(300_000) && !episodes.iter().any(loses));
+    }
+
     fn draw(rng: &mut Rng, wide: bool) -> Self {
         let election = Duration::from_millis(if wide { rng.between(600, 1_200) } else { rng.between(150, 600) });
         let micros = Duration::from_micros;
@@ -219,6 +273,9 @@ impl Tuning {
             batch_commands_max: [1, 4, 4_096][rng.below(3) as usize],
             transfer_bytes_max: [256, 4_096, 262_144][rng.below(3) as usize],
             volume: if rng.chance(750_000) { Volume::Broadcast } else { Volume::Thrifty },
+            feed_bytes_max: 4_096,
+            close_instances_max: 1_024,
+            absence_max: None,
             checkpoint_bytes: [32_768, 131_072, 524_288][rng.below(3) as usize],
             segment_bytes: [16_384, 32_768, 65_536][rng.below(3) as usize],
             step_max: micros([0, 20, 200][rng.below(3) as usize]),
@@ -286,6 +343,18 @@ fn draw_episodes(rng: &mut Rng, faults: &[Fault], replicas: usize, healed: Durat
     episodes
 }
 
+/// Disks that are lost, or put back as they were.
+fn draw_losses(rng: &mut Rng, episodes: &mut Vec<Episode>, faults: &[Fault], replicas: usize, healed: Duration) {
+    for (fault, odds) in [(Fault::LostDisk, 200_000), (Fault::OldCopy, 120_000)] {
+        if faults.contains(&fault) && rng.chance(odds) {
+            for _ in 0..rng.between(1, 2) {
+                episodes.push(draw_episode(rng, fault, replicas, healed));
+            }
+        }
+    }
+    episodes.sort_by_key(|episode| episode.start);
+}
+
 /// One leader after the other takes its time: a chase goes on for longer than all else.
 fn prolong_chase(episodes: &mut [Episode], healed: Duration) -> Duration {
     let Some(chase) = episodes.iter_mut().find(|episode| episode.fault == Fault::Chase) else { return healed };
@@ -326,7 +395,11 @@ impl fmt::Display for Operation {
 impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { strategy, replicas, ordering, tuning, .. } = self;
-        writeln!(f, "{} of {replicas} replicas, {ordering:?} order, {} keys", strategy.traits.name, self.keys)?;
+        write!(f, "{} of {replicas} replicas", strategy.traits.name)?;
+        if self.spares > 0 {
+            write!(f, " and {} that stand by", self.spares)?;
+        }
+        writeln!(f, ", {ordering:?} order, {} keys", self.keys)?;
         writeln!(f, "  election {:?}, heartbeat {:?}, healed at {:?}", tuning.election, tuning.heartbeat, self.healed)?;
         for (index, client) in self.clients.iter().enumerate() {
             let kind = if client.session { "session" } else { "single shots" };
@@ -336,6 +409,7 @@ impl fmt::Display for Schedule {
                 client.operations.iter().try_for_each(|operation| writeln!(f, "    {operation}"))?;
             }
         }
-        self.episodes.iter().try_for_each(|episode| writeln!(f, "  {episode}"))
+        self.episodes.iter().try_for_each(|episode| writeln!(f, "  {episode}"))?;
+        self.wishes.iter().try_for_each(|wish| writeln!(f, "  {wish}"))
     }
 }

@@ -1,4 +1,4 @@
-//! Makes a run that fails small: episodes, clients and operations are left out as long as it fails in the same way.
+//! Makes a run that fails small: episodes, wishes, clients and operations are left out as long as it fails in the same way.
 
 use crate::run::{run, run_traced};
 use crate::schedule::Schedule;
@@ -26,6 +26,7 @@ pub fn shrink(schedule: &Schedule, budget: Duration) -> Option<Shrunk> {
     loop {
         let before = size(&shrinking.best);
         shrinking.episodes();
+        shrinking.wishes();
         shrinking.clients();
         shrinking.operations();
         shrinking.surroundings();
@@ -45,8 +46,8 @@ fn kind(outcome: &Outcome) -> Option<&'static str> {
     }
 }
 
-fn size(schedule: &Schedule) -> (usize, usize, usize) {
-    (schedule.episodes.len(), schedule.clients.len(), schedule.operations())
+fn size(schedule: &Schedule) -> (usize, usize, usize, usize) {
+    (schedule.episodes.len(), schedule.wishes.len(), schedule.clients.len(), schedule.operations())
 }
 
 struct Shrinking {
@@ -85,6 +86,17 @@ impl Shrinking {
         }
     }
 
+    fn wishes(&mut self) {
+        let mut index = 0;
+        while index < self.best.wishes.len() {
+            let mut smaller = self.best.clone();
+            smaller.wishes.remove(index);
+            if !self.offer(smaller) {
+                index += 1;
+            }
+        }
+    }
+
     fn clients(&mut self) {
         let mut index = 0;
         while index < self.best.clients.len() && self.best.clients.len() > 1 {
@@ -117,11 +129,13 @@ impl Shrinking {
     }
 
     fn surroundings(&mut self) {
-        let simpler: [fn(&mut Schedule); 4] = [
+        let simpler: [fn(&mut Schedule); 6] = [
             |schedule| schedule.network.loss_per_million = 0,
             |schedule| schedule.network.jitter = Duration::ZERO,
             |schedule| schedule.tuning.step_max = Duration::ZERO,
             |schedule| schedule.tuning.batches_in_flight_max = 1,
+            |schedule| schedule.harassed = false,
+            |schedule| schedule.tuning.absence_max = None,
         ];
         for simplify in simpler {
             let mut smaller = self.best.clone();

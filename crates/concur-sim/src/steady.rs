@@ -8,14 +8,17 @@
 
 use crate::fault::{Episode, Fault};
 use crate::ledger::Violation;
+use crate::network::Links;
+use crate::node::Node;
 use crate::world::World;
-use concur_core::{ReplicaId, ReplicaSet};
+use concur_core::{Epoch, Phase, ReplicaId, ReplicaSet};
 use std::time::Duration;
 
-/// A leader with a majority.
+/// A leader with a majority. Nodes are named by their machines.
 #[derive(Debug)]
 pub(crate) struct Steady {
     leader: ReplicaId,
+    epoch: Epoch,
     ballot: u64,
     /// It, and those that it reached and that reached it ever since.
     reached: ReplicaSet,
@@ -37,19 +40,20 @@ impl World<'_> {
         let Self { steady, links, .. } = self;
         if let Some(steady) = steady {
             let leader = steady.leader;
-            let open = |id: ReplicaId| id == leader || !(links.is_cut(leader, id) || links.is_cut(id, leader));
-            steady.reached = steady.reached.iter().filter(|&id| open(id)).collect();
+            steady.reached = steady.reached.iter().filter(|&id| id == leader || is_open(links, leader, id)).collect();
         }
     }
 
     /// The world looks whether the leader is the one that it has to be.
     pub(crate) fn look_at_leader(&mut self) -> Result<(), Violation> {
-        if !self.schedule.strategy.traits.has_leader || !self.is_calm() {
+        let newest = self.roster.newest().epoch;
+        if !self.roster.strategy_of(newest).traits.has_leader || !self.is_calm() {
             self.steady = None;
             return Ok(());
         }
         let boots: Vec<u64> = self.nodes.iter().map(|node| node.boot).collect();
-        let Some(mut steady) = self.steady.take().filter(|steady| steady.boots == boots && self.is_majority(steady.reached)) else {
+        let before = std::mem::take(&mut self.steady);
+        let Some(mut steady) = before.filter(|steady| self.goes_on(steady, newest, &boots)) else {
             self.steady = self.find_leader(boots);
             return Ok(());
         };
@@ -69,8 +73,14 @@ impl World<'_> {
         Err(Violation::new("disturbed", format!("{leader} led at {ballot} and reached {reached:?} all along, and {now}")))
     }
 
-    fn is_majority(&self, set: ReplicaSet) -> bool {
-        2 * set.len() > self.nodes.len()
+    fn goes_on(&self, steady: &Steady, epoch: Epoch, boots: &[u64]) -> bool {
+        steady.epoch == epoch && steady.boots == boots && self.is_majority(steady.reached)
+    }
+
+    fn is_majority(&self, machines: ReplicaSet) -> bool {
+        let newest = self.roster.newest();
+        let ids: ReplicaSet = machines.iter().filter_map(|machine| self.nodes[usize::from(machine.0)].id).collect();
+        newest.quorums(&self.roster.strategy(&newest.strategy)).is_quorum(Phase::Accept, ids)
     }
 
     /// Nothing strikes but partitions, and nothing that struck before has left messages under way.
@@ -83,21 +93,33 @@ impl World<'_> {
         };
         (self.healed || self.schedule.network.loss_per_million == 0)
             && self.schedule.episodes.iter().all(harmless)
-            && self.nodes.iter().all(|node| !node.paused && (node.damaged || node.process.is_some()))
+            && self.voting_machines().all(|node| !node.paused && (node.damaged || node.process.is_some()))
+    }
+
+    fn voting_machines(&self) -> impl Iterator<Item = &Node> {
+        self.roster.newest().voters().iter().filter_map(|id| self.roster.machine(id)).map(|machine| &self.nodes[machine])
     }
 
     /// A leader that a majority follows, if nobody has seen a higher ballot.
     fn find_leader(&self, boots: Vec<u64>) -> Option<Steady> {
+        let epoch = self.roster.newest().epoch;
         let running = self.nodes.iter().enumerate().filter_map(|(index, node)| Some((ReplicaId(index as u8), node.process.as_ref()?)));
-        let seen: Vec<_> = running.map(|(id, process)| (id, process.replica.status().protocol)).collect();
+        let here = running.filter(|(_, process)| process.replica.settings().config.epoch == epoch);
+        let seen: Vec<_> = here.map(|(machine, process)| (machine, process.replica.status().protocol)).collect();
         let (leader, ballot) =
-            seen.iter().filter(|(_, it)| it.role == "leader").map(|&(id, ref it)| (id, it.ballot)).max_by_key(|it| it.1)?;
+            seen.iter().filter(|(_, it)| it.role == "leader").map(|&(machine, ref it)| (machine, it.ballot)).max_by_key(|it| it.1)?;
         if seen.iter().any(|(_, it)| it.ballot > ballot) {
             return None;
         }
-        let follows = seen.iter().filter(|(_, it)| it.ballot == ballot && it.leader == Some(leader));
-        let open = |id: ReplicaId| id == leader || !(self.links.is_cut(leader, id) || self.links.is_cut(id, leader));
-        let reached: ReplicaSet = follows.map(|&(id, _)| id).filter(|&id| open(id)).collect();
-        self.is_majority(reached).then_some(Steady { leader, ballot, reached, looks: 0, boots })
+        let id = self.nodes[usize::from(leader.0)].id;
+        let follows = seen.iter().filter(|(_, it)| it.ballot == ballot && it.leader == id);
+        let open = |machine: &ReplicaId| *machine == leader || is_open(&self.links, leader, *machine);
+        let reached: ReplicaSet = follows.map(|&(machine, _)| machine).filter(open).collect();
+        self.is_majority(reached).then_some(Steady { leader, epoch, ballot, reached, looks: 0, boots })
     }
+}
+
+fn is_open(links: &Links, a: ReplicaId, b: ReplicaId) -> bool {
+    let (a, b) = (usize::from(a.0), usize::from(b.0));
+    !(links.is_cut(a, b) || links.is_cut(b, a))
 }

@@ -3,7 +3,7 @@
 use crate::drive::describe;
 use crate::world::World;
 use bytes::Bytes;
-use concur_core::{Happening, ReplicaId, TraceEvent};
+use concur_core::{Epoch, Happening, ReplicaId, TraceEvent};
 use concur_replica::Output;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write;
@@ -104,9 +104,10 @@ impl World<'_> {
         for &(name, instance) in &out.notes {
             trace.push(TraceEvent { at, replica, what: Happening::Transition { name, instance } });
         }
-        for &(instance, id) in &out.executed {
+        for &(epoch, instance, id) in &out.executed {
             let value = id.map_or("no-op".to_owned(), |id| format!("{id:?}"));
-            trace.push(TraceEvent { at, replica, what: Happening::World { text: format!("executed {instance} = {value}") } });
+            let of = if epoch == Epoch(0) { String::new() } else { format!(" of epoch {}", epoch.0) };
+            trace.push(TraceEvent { at, replica, what: Happening::World { text: format!("executed {instance}{of} = {value}") } });
         }
         for (token, result) in &out.replies {
             let text = match result {
@@ -120,7 +121,9 @@ impl World<'_> {
     /// A message arrives.
     pub(crate) fn trace_arrival(&mut self, to: usize, from: ReplicaId, bytes: &Bytes) {
         let Some(trace) = &mut self.trace else { return };
-        let message = describe(&self.schedule.strategy, bytes);
+        let message = describe(&self.roster, bytes);
+        // Numbers change with configurations; a picture has one column a machine.
+        let from = self.roster.machine(from).map_or(from, |machine| ReplicaId(machine as u8));
         trace.push(TraceEvent { at: self.now, replica: ReplicaId(to as u8), what: Happening::Received { from, message } });
     }
 }

@@ -4,23 +4,54 @@ use crate::fault::{Episode, Fault};
 use crate::ledger::Violation;
 use crate::node::Point;
 use crate::world::{Thing, World};
-use concur_core::{Health, ReplicaId, Time};
+use concur_core::{Health, ReplicaId, ReplicaSet, Time};
 use concur_replica::Event;
 use concur_store::log::{BLOCK, Disk, MemDisk, WriteFault};
 use std::time::Duration;
 
+/// An episode as it strikes: whom, of those who are in when it begins.
+#[derive(Debug, Clone)]
+pub(crate) struct Struck {
+    pub(crate) episode: Episode,
+    /// Where each machine stands among those that are in; one that is not stands where another does.
+    pub(crate) places: Vec<usize>,
+}
+
 impl World<'_> {
+    /// The machines that are in, or were lately.
+    pub(crate) fn present(&self) -> Vec<usize> {
+        (0..self.nodes.len()).filter(|&node| self.nodes[node].id.is_some()).collect()
+    }
+
+    /// Whom an episode strikes: it was drawn when nobody knew who would be in.
+    fn strikes(&self, episode: &Episode) -> Struck {
+        let present = self.present();
+        let places: Vec<usize> =
+            (0..self.nodes.len()).map(|node| present.iter().position(|&other| other == node).unwrap_or(node % present.len())).collect();
+        let meant = |id: ReplicaId| usize::from(id.0) % present.len();
+        let meant: Vec<usize> = episode.nodes.iter().map(meant).collect();
+        let everyone = episode.nodes.len() == self.schedule.replicas;
+        let apart = matches!(episode.fault, Fault::Split | Fault::OneWay | Fault::Flap | Fault::ClientSplit);
+        let mine = |node: &usize| everyone || (meant.contains(&places[*node]) && (apart || self.nodes[*node].id.is_some()));
+        let nodes: ReplicaSet = (0..self.nodes.len()).filter(mine).map(|node| ReplicaId(node as u8)).collect();
+        Struck { episode: Episode { nodes, ..episode.clone() }, places }
+    }
+
     pub(crate) fn begin_episode(&mut self, index: usize) -> Result<(), Violation> {
         if self.healed {
             return Ok(());
         }
-        let episode = self.schedule.episodes[index].clone();
-        self.met.insert(episode.fault.name());
+        let struck = self.strikes(&self.schedule.episodes[index]);
+        self.struck[index] = Some(struck.clone());
+        let Struck { episode, places } = struck;
+        if !episode.fault.is_of_epochs() {
+            self.met.insert(episode.fault.name());
+        }
         self.note_world(episode.nodes.iter().next().map_or(0, |id| usize::from(id.0)), || format!("begins: {episode}"));
         match episode.fault {
             Fault::Loss | Fault::Duplicate | Fault::Reorder | Fault::Delay | Fault::Stale => self.links.noise(&episode, true),
-            Fault::Split | Fault::OneWay | Fault::Bridge | Fault::Chain => self.links.cut(&episode, true),
-            Fault::Flap | Fault::CrashLoop | Fault::Suspicion => self.again(index)?,
+            Fault::Split | Fault::OneWay | Fault::Bridge | Fault::Chain => self.links.cut(&episode, &places, true),
+            Fault::Flap | Fault::CrashLoop | Fault::Suspicion | Fault::LostDisk | Fault::OldCopy => self.again(index)?,
             Fault::ClientSplit => self.links.cut_clients(episode.nodes, true),
             Fault::Chase => self.chase(true),
             _ => {
@@ -74,7 +105,7 @@ impl World<'_> {
 
     /// An episode that strikes again and again does so, and plans the next time.
     pub(crate) fn again(&mut self, index: usize) -> Result<(), Violation> {
-        let episode = &self.schedule.episodes[index];
+        let Some(Struck { episode, places }) = self.struck[index].clone() else { return Ok(()) };
         let end = Time(1_000_000_000) + episode.start + episode.lasts;
         if self.healed || self.now >= end {
             return Ok(());
@@ -83,7 +114,7 @@ impl World<'_> {
             Fault::Flap => {
                 let period = (episode.lasts / (2 + episode.strength / 10)).max(Duration::from_millis(1));
                 let on = (self.now.since(Time(1_000_000_000) + episode.start).as_nanos() / period.as_nanos()).is_multiple_of(2);
-                self.links.flap(index, episode, on);
+                self.links.flap(index, &episode, &places, on);
                 self.note_cuts();
                 self.after(period, Thing::Again(index));
             }
@@ -97,15 +128,17 @@ impl World<'_> {
                 self.after(next, Thing::Again(index));
             }
             Fault::Suspicion => {
-                let count = self.schedule.replicas as u64;
-                let about = ReplicaId(self.rng.below(count) as u8);
-                for id in episode.nodes.iter().filter(|&id| id != about) {
-                    self.after(Duration::ZERO, Thing::Hint { node: usize::from(id.0), about, health: Health::Down });
-                    self.after(Duration::from_millis(5), Thing::Hint { node: usize::from(id.0), about, health: Health::Up });
+                let present = self.present();
+                let about = present[self.rng.below(present.len() as u64) as usize];
+                for node in episode.nodes.iter().map(|id| usize::from(id.0)).filter(|&node| node != about) {
+                    self.after(Duration::ZERO, Thing::Hint { node, about, health: Health::Down });
+                    self.after(Duration::from_millis(5), Thing::Hint { node, about, health: Health::Up });
                 }
                 let next = self.rng.between(1_000, 1_000 + 2_000 * u64::from(101 - episode.strength));
                 self.after(Duration::from_micros(next), Thing::Again(index));
             }
+            Fault::LostDisk => self.lose_disk_or_wait(index, &episode),
+            Fault::OldCopy => self.copy_or_put_back(index, &episode),
             _ => {}
         }
         Ok(())
@@ -115,12 +148,12 @@ impl World<'_> {
         if self.healed {
             return Ok(());
         }
-        let episode = self.schedule.episodes[index].clone();
+        let Some(Struck { episode, places }) = self.struck[index].take() else { return Ok(()) };
         self.note_world(episode.nodes.iter().next().map_or(0, |id| usize::from(id.0)), || format!("ends: {}", episode.fault));
         match episode.fault {
             Fault::Loss | Fault::Duplicate | Fault::Reorder | Fault::Delay | Fault::Stale => self.links.noise(&episode, false),
-            Fault::Split | Fault::OneWay | Fault::Bridge | Fault::Chain => self.links.cut(&episode, false),
-            Fault::Flap => self.links.flap(index, &episode, false),
+            Fault::Split | Fault::OneWay | Fault::Bridge | Fault::Chain => self.links.cut(&episode, &places, false),
+            Fault::Flap => self.links.flap(index, &episode, &places, false),
             Fault::ClientSplit => self.links.cut_clients(episode.nodes, false),
             Fault::Chase => self.chase(false),
             _ => {
@@ -188,7 +221,7 @@ impl World<'_> {
     /// Starts a node if it is down and may come up.
     pub(crate) fn restart(&mut self, index: usize) -> Result<(), Violation> {
         let node = &self.nodes[index];
-        if node.process.is_some() || node.damaged || node.paused {
+        if node.process.is_some() || node.damaged || node.paused || !node.may_start {
             return Ok(());
         }
         if node.down_until > self.now {
@@ -203,22 +236,22 @@ impl World<'_> {
 
     /// Peers notice that a connection to a node was reset or made, most of the time.
     pub(crate) fn tell_peers(&mut self, about: usize, health: Health, per_million: u32) {
-        let me = ReplicaId(about as u8);
         for node in (0..self.nodes.len()).filter(|&node| node != about) {
-            let hears = !self.links.is_cut(me, ReplicaId(node as u8)) && self.rng.chance(per_million);
+            let hears = !self.links.is_cut(about, node) && self.nodes[node].id.is_some() && self.rng.chance(per_million);
             if hears {
                 let delay = self.schedule.network.one_way[about][node];
-                self.after(delay, Thing::Hint { node, about: me, health });
+                self.after(delay, Thing::Hint { node, about, health });
             }
         }
     }
 
     /// The process is killed; the system and its caches go on.
-    fn kill(&mut self, node: usize, until: Time) {
+    pub(crate) fn kill(&mut self, node: usize, until: Time) {
         if self.nodes[node].process.is_none() {
             return;
         }
         self.note_world(node, || "is killed".to_owned());
+        self.drop_held(node);
         self.nodes[node].down_until = until;
         self.nodes[node].paused = false;
         self.stop_process(node);
@@ -229,6 +262,7 @@ impl World<'_> {
     }
 
     pub(crate) fn cut_power(&mut self, node: usize, until: Time) {
+        self.drop_held(node);
         self.nodes[node].down_until = until;
         self.nodes[node].paused = false;
         self.lose_power(node);
@@ -253,6 +287,13 @@ impl World<'_> {
             self.after(until.since(self.now), Thing::Restart { node });
         }
         Ok(())
+    }
+
+    /// What waited for a process that is gone never comes.
+    pub(crate) fn drop_held(&mut self, node: usize) {
+        for sent in self.take_held_requests(node) {
+            self.never_came(sent.by, sent.attempt);
+        }
     }
 
     fn jump(&mut self, node: usize, strength: u32) {
@@ -281,9 +322,8 @@ impl World<'_> {
     /// Changes a byte of the log that is durable, and that something durable behind it attests: the log must notice. As long as
     /// enough others are left.
     fn flip(&mut self, index: usize) {
-        let hurt = self.nodes.iter().filter(|node| node.flipped).count();
         let (attested, segment_bytes) = (self.nodes[index].attested, self.schedule.tuning.segment_bytes);
-        if 2 * (hurt + 1) >= self.nodes.len() || attested == 0 {
+        if !self.may_hurt(index) || attested == 0 {
             return;
         }
         let Some(disk) = &mut self.nodes[index].disk else { return };

@@ -13,13 +13,17 @@ use crate::clients::{Client, Sent};
 use crate::history;
 use crate::ledger::{Ledger, Violation};
 use crate::network::Links;
-use crate::node::Node;
+use crate::node::{Asker, Life, Node};
+use crate::operator::Operator;
+use crate::roster::{Roster, first_life};
 use crate::schedule::Schedule;
 use crate::steady::Steady;
 use crate::trace::Trace;
+use crate::trouble::Struck;
 use crate::witness::{Notes, mix, mix_u64};
 use bytes::Bytes;
 use concur_core::{Health, ReplicaId, Rng, Time};
+use concur_peers::Role;
 use concur_replica::{Output, Refused, Reply};
 use std::cmp::Ordering;
 use std::collections::{BTreeSet, BinaryHeap};
@@ -69,7 +73,11 @@ pub(crate) struct World<'a> {
     free: Vec<u32>,
     pub(crate) rng: Rng,
     pub(crate) nodes: Vec<Node>,
+    pub(crate) roster: Roster,
+    pub(crate) operator: Operator,
     pub(crate) links: Links,
+    /// Whom each episode that has begun strikes.
+    pub(crate) struck: Vec<Option<Struck>>,
     pub(crate) clients: Vec<Client>,
     pub(crate) ledger: Ledger,
     pub(crate) met: BTreeSet<&'static str>,
@@ -98,7 +106,7 @@ struct Entry {
 #[derive(Debug, Clone)]
 pub(crate) enum Thing {
     /// A message arrives.
-    Arrive { to: usize, from: ReplicaId, bytes: Bytes, stale: bool },
+    Arrive { node: usize, letter: Box<Letter> },
     /// A process has the processor again.
     Step { node: usize, boot: u64 },
     /// A timer may be due.
@@ -111,10 +119,24 @@ pub(crate) enum Thing {
     Stored { node: usize, boot: u64 },
     /// A client's request arrives.
     Request { node: usize, sent: Box<Sent> },
-    /// A reply arrives at a client.
-    Reply { client: usize, attempt: u32, result: Result<Reply, Refused> },
+    /// A reply arrives at a client, or at the operator.
+    Reply { to: Asker, attempt: u32, result: Result<Reply, Refused> },
     /// A client gave up waiting.
     Timeout { client: usize, attempt: u32 },
+    /// The operator did.
+    Lapse { slot: usize, attempt: u32 },
+    /// The operator turns to a wish.
+    Wish { slot: usize },
+    /// The operator looks after the members.
+    Care,
+    /// A machine that came in is started for the first time.
+    Enlist { node: usize, id: ReplicaId },
+    /// A machine that was removed is stopped for good.
+    Retire { node: usize, id: ReplicaId },
+    /// A machine whose disk is lost begins another life.
+    Reborn { node: usize },
+    /// A node that was seen at something delicate loses power, if it still runs.
+    Blow { node: usize, boot: u64 },
     /// A client goes on.
     Act { client: usize },
     /// An episode begins.
@@ -132,17 +154,34 @@ pub(crate) enum Thing {
     /// A process that was asked to stop ends.
     Exit { node: usize, boot: u64 },
     /// A connection tells something of a peer.
-    Hint { node: usize, about: ReplicaId, health: Health },
+    Hint { node: usize, about: usize, health: Health },
     /// Everything is healed.
     Heal,
     /// The world looks around.
     Look,
 }
 
+/// A message on its way.
+#[derive(Debug, Clone)]
+pub(crate) struct Letter {
+    /// The numbers of both in the group.
+    pub(crate) to: ReplicaId,
+    pub(crate) from: ReplicaId,
+    /// The machine that sent it, and in which life.
+    pub(crate) sender: usize,
+    pub(crate) life: Life,
+    pub(crate) bytes: Bytes,
+    /// It arrives whatever the link does.
+    pub(crate) stale: bool,
+}
+
 impl<'a> World<'a> {
     pub(crate) fn new(schedule: &'a Schedule, trace: bool) -> Self {
-        let links = Links::new(schedule.replicas, &schedule.network);
-        let nodes = (0..schedule.replicas).map(|_| Node::new()).collect();
+        let machines = schedule.machines();
+        let links = Links::new(machines, &schedule.network);
+        let roster = Roster::new(schedule.strategy, schedule.replicas);
+        let id = |machine: usize| Some(ReplicaId(machine as u8)).filter(|_| machine < schedule.replicas);
+        let nodes = (0..machines).map(|machine| Node::new(id(machine), first_life(machine), roster.newest().clone())).collect();
         let clients = schedule.clients.iter().enumerate().map(|(index, client)| Client::new(index, client, schedule)).collect();
         Self {
             schedule,
@@ -153,7 +192,10 @@ impl<'a> World<'a> {
             free: Vec::new(),
             rng: Rng::new(schedule.seed),
             nodes,
+            roster,
+            operator: Operator::new(schedule),
             links,
+            struck: schedule.episodes.iter().map(|_| None).collect(),
             clients,
             ledger: Ledger::default(),
             met: BTreeSet::new(),
@@ -229,7 +271,7 @@ impl<'a> World<'a> {
     }
 
     fn begin(&mut self) -> Result<(), Violation> {
-        for node in 0..self.nodes.len() {
+        for node in 0..self.schedule.replicas {
             self.start(node)?;
         }
         for client in 0..self.clients.len() {
@@ -239,6 +281,12 @@ impl<'a> World<'a> {
         for (index, episode) in self.schedule.episodes.iter().enumerate() {
             self.after(episode.start, Thing::Begin(index));
             self.after(episode.start + episode.lasts, Thing::End(index));
+        }
+        for (slot, wish) in self.schedule.wishes.iter().enumerate() {
+            self.after(wish.at, Thing::Wish { slot });
+        }
+        if self.schedule.operated {
+            self.after(self.schedule.tuning.election, Thing::Care);
         }
         self.after(self.schedule.healed, Thing::Heal);
         self.after(self.schedule.tuning.election / 2, Thing::Look);
@@ -253,15 +301,23 @@ impl<'a> World<'a> {
             return Ok(());
         }
         match thing {
-            Thing::Arrive { to, from, bytes, stale } => self.arrive(to, from, bytes, stale),
+            Thing::Arrive { node, letter } => self.arrive(node, *letter),
             Thing::Step { node, boot } => self.step_due(node, boot),
             Thing::Wake { node, boot } => self.wake(node, boot),
             Thing::Synced { node, boot } => self.synced(node, boot),
             Thing::Rewrite { node, boot } => self.rewrite(node, boot),
             Thing::Stored { node, boot } => self.stored(node, boot),
             Thing::Request { node, sent } => self.request(node, *sent),
-            Thing::Reply { client, attempt, result } => self.replied(client, attempt, result),
+            Thing::Reply { to: Asker::Client(client), attempt, result } => self.replied(client, attempt, result),
+            Thing::Reply { to: Asker::Operator(slot), attempt, result } => self.operator_answered(slot, attempt, result),
             Thing::Timeout { client, attempt } => self.timed_out(client, attempt),
+            Thing::Lapse { slot, attempt } => self.lapsed(slot, attempt),
+            Thing::Wish { slot } => self.wish(slot),
+            Thing::Care => self.care(),
+            Thing::Enlist { node, id } => self.enlist(node, id),
+            Thing::Retire { node, id } => self.retire(node, id),
+            Thing::Reborn { node } => self.reborn(node),
+            Thing::Blow { node, boot } => self.blow(node, boot),
             Thing::Act { client } => self.act(client),
             Thing::Begin(index) => self.begin_episode(index),
             Thing::Chase { node, strike } => self.strike_chased(node, strike),
@@ -290,13 +346,26 @@ impl<'a> World<'a> {
         }
     }
 
+    /// Takes what the operator asked of a node that is paused.
+    pub(crate) fn take_held_requests(&mut self, node: usize) -> Vec<Sent> {
+        let is_mine = |(to, thing): &mut (usize, Thing)| {
+            *to == node && matches!(thing, Thing::Request { sent, .. } if matches!(sent.by, Asker::Operator(_)))
+        };
+        let taken = self.held.extract_if(.., is_mine);
+        taken.filter_map(|(_, thing)| if let Thing::Request { sent, .. } = thing { Some(*sent) } else { None }).collect()
+    }
+
     fn remember(&mut self, thing: &Thing) {
         let mut hash = mix_u64(self.fingerprint, self.now.0);
         hash = match thing {
-            Thing::Arrive { to, from, bytes, .. } => mix(hash, bytes) ^ ((*to as u64) << 8 | u64::from(from.0)),
-            Thing::Reply { client, attempt, result } => {
+            Thing::Arrive { node, letter } => mix(hash, &letter.bytes) ^ ((*node as u64) << 8 | letter.sender as u64),
+            Thing::Reply { to, attempt, result } => {
                 let body = result.as_ref().map_or(&[][..], |reply| &reply.body[..]);
-                mix(mix_u64(hash, (*client as u64) << 32 | u64::from(*attempt)), body)
+                let to = match to {
+                    Asker::Client(client) => *client as u64,
+                    Asker::Operator(slot) => 1 << 16 | *slot as u64,
+                };
+                mix(mix_u64(hash, to << 32 | u64::from(*attempt)), body)
             }
             other => mix_u64(hash, other.node().map_or(99, |node| node as u64)),
         };
@@ -304,7 +373,7 @@ impl<'a> World<'a> {
     }
 
     /// How long liveness may take.
-    fn patience(&self) -> Duration {
+    pub(crate) fn patience(&self) -> Duration {
         let farthest = self.schedule.network.one_way.iter().flatten().max().copied().unwrap_or_default();
         self.schedule.tuning.election * ELECTIONS_MAX + farthest * 20
     }
@@ -337,27 +406,49 @@ impl<'a> World<'a> {
             self.check_logs()?;
             return self.compare_states();
         }
-        if self.now.since(finished) > patience {
+        // Whoever came in by the last change has as long.
+        if self.now.since(finished.max(self.operator.changed_at)) > patience {
             return Err(Violation::new("convergence", self.who_lags()));
         }
         Ok(())
     }
 
     fn converged(&self) -> bool {
-        let mut up = self.nodes.iter().filter(|node| !node.damaged);
-        up.all(|node| node.process.as_ref().is_some_and(|process| self.ledger.complete(process.replica.machine().chains())))
+        (0..self.nodes.len()).all(|node| self.lag_of(node).is_none()) && self.is_settled()
+    }
+
+    /// What a member of the last configuration still lacks.
+    fn lag_of(&self, index: usize) -> Option<&'static str> {
+        let node = &self.nodes[index];
+        let newest = self.roster.newest();
+        let member = newest.member(node.id?)?;
+        if !self.schedule.operated && node.damaged {
+            return None;
+        }
+        let Some(process) = &node.process else { return Some("is down") };
+        let status = process.replica.status();
+        let is = match member.role {
+            Role::Promised { .. } => return Some("was promised a vote and has none"),
+            role => role.word(),
+        };
+        let lags = [
+            (node.is_hurt() && self.schedule.operated, "was not rebuilt"),
+            (status.configuration.epoch != newest.epoch, "is in an earlier epoch"),
+            (status.role != is, "is not what it is to be"),
+            (!self.ledger.complete(process.replica.machine().chains()), "has not executed everything"),
+        ];
+        lags.into_iter().find(|(lags, _)| *lags).map(|(_, what)| what)
     }
 
     fn who_lags(&self) -> String {
-        let mut text = String::from("replicas that do not catch up:");
-        for (index, node) in self.nodes.iter().enumerate().filter(|(_, node)| !node.damaged) {
-            let Some(process) = &node.process else {
-                text += &format!(" r{index} is down;");
-                continue;
-            };
-            if !self.ledger.complete(process.replica.machine().chains()) {
-                text += &format!(" r{index} {:?};", process.replica.status());
+        let newest = self.roster.newest();
+        let mut text = format!("in epoch {} of {} not everyone is where all are to be:", newest.epoch.0, newest.strategy);
+        for (index, what) in (0..self.nodes.len()).filter_map(|index| Some((index, self.lag_of(index)?))) {
+            text += &format!(" r{index} {what}");
+            if let Some(process) = &self.nodes[index].process {
+                text += &format!(" ({:?})", process.replica.status());
             }
+            text += ";";
         }
         text
     }
@@ -405,7 +496,7 @@ impl Thing {
     /// The node to which it happens, if it waits while that is paused.
     fn node(&self) -> Option<usize> {
         match self {
-            Self::Arrive { to: node, .. }
+            Self::Arrive { node, .. }
             | Self::Step { node, .. }
             | Self::Wake { node, .. }
             | Self::Synced { node, .. }

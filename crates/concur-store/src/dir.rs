@@ -74,6 +74,13 @@ pub struct Identity {
 /// Why a data directory cannot be used. Each says what to do.
 #[derive(Debug, Error)]
 pub enum DirError {
+    /// There is none.
+    #[error("{} holds no data of a node. Name the directory that the node was started with", path.display())]
+    Missing {
+        /// The directory.
+        path: PathBuf,
+    },
+
     /// Another process owns it.
     #[error(
         "{} is in use by another concur process. Stop that process, or give this one a data directory of its own",
@@ -170,6 +177,27 @@ impl DataDir {
         identity.boots += 1;
         create_directory(&root.join("log"))?;
         create_directory(&root.join("snapshots"))?;
+        let dir = DataDir { root, identity, _lock: lock };
+        dir.write_identity()?;
+        Ok(dir)
+    }
+
+    /// What a directory says of itself, if there is one; nothing is opened or counted.
+    pub fn identity_of(root: &Path) -> Result<Option<Identity>, DirError> {
+        read_identity(&root.join("identity"))
+    }
+
+    /// Opens a directory that there is, whoever's it is, and counts the start.
+    pub fn open_existing(root: impl Into<PathBuf>) -> Result<DataDir, DirError> {
+        let root = root.into();
+        let path = root.join("identity");
+        let missing = || DirError::Missing { path: root.clone() };
+        if !path.exists() {
+            return Err(missing());
+        }
+        let lock = lock(&root)?;
+        let mut identity = read_identity(&path)?.ok_or_else(missing)?;
+        identity.boots += 1;
         let dir = DataDir { root, identity, _lock: lock };
         dir.write_identity()?;
         Ok(dir)

@@ -173,7 +173,12 @@ impl<'t> Reading<'t> {
             system.decision_making = strategy;
         }
         self.word(&mut section, "execution", &[("on-commit", Execution::OnCommit)], &mut system.execution);
-        self.word(&mut section, "peer_management", &[("static", PeerManagement::Static)], &mut system.peer_management);
+        self.word(
+            &mut section,
+            "peer_management",
+            &[("static", PeerManagement::Static), ("dynamic", PeerManagement::Dynamic)],
+            &mut system.peer_management,
+        );
         self.word(&mut section, "order", ORDERS, &mut system.order);
         let mut data_dir = system.data_dir.display().to_string();
         self.text(&mut section, "data_dir", &mut data_dir);

@@ -3,7 +3,7 @@
 //! Each member is a thread with a runtime of its own, so a cluster runs beside whatever runtime the caller has, and a handle can be
 //! used from any.
 
-use crate::{Member, Namespace, Network, Order, System};
+use crate::{Member, Namespace, Network, Order, PeerManagement, System};
 use concur_core::{GroupId, Ordering, ReplicaId, StateMachine};
 use concur_kv::{Kv, Retention};
 use concur_network::Volume;
@@ -80,6 +80,9 @@ const SEGMENT_BYTES_OF_A_NODE: u64 = 32 << 20;
 /// Put aside for when the disk is full.
 const RESERVE_BYTES: u64 = 32 << 20;
 
+/// A voter of a group without a leader is gone on without for so long, and given its vote again when it is back.
+const ABSENCE_MAX: Duration = Duration::from_secs(60);
+
 /// How a member is served as a process of its own.
 #[derive(Debug, Clone, Default)]
 pub struct Serving {
@@ -89,6 +92,8 @@ pub struct Serving {
     pub listen_peer: Vec<String>,
     /// Where it listens for clients; none: at its own address in the member list, if it has one there.
     pub listen_client: Vec<String>,
+    /// Whether it joins a cluster that there is, whose members the system lists; with data it goes on with those either way.
+    pub joins: bool,
     /// What history its stores keep.
     pub retention: Retention,
     /// Bytes of a log segment; nothing: 32 MiB.
@@ -108,6 +113,7 @@ impl System {
         let mut options = self.node_options(name)?;
         options.data_dir = serving.data_dir.clone().unwrap_or(options.data_dir);
         options.retention = serving.retention;
+        options.joins = serving.joins;
         options.segment_bytes = serving.segment_bytes.unwrap_or(options.segment_bytes);
         let own = &options.members[usize::from(options.me.0)];
         let listen = |asked: &[String], own: &str| -> Result<Listeners, NodeError> {
@@ -184,6 +190,10 @@ impl System {
             cluster_token: self.cluster_token.clone(),
             members: members.into_iter().map(node_member).collect(),
             me: ReplicaId(me as u8),
+            joins: false,
+            dynamic: self.peer_management == PeerManagement::Dynamic,
+            strategies: concur_decision::find,
+            absence_max: Some(ABSENCE_MAX),
             data_dir,
             groups: self.groups(),
             etcd_group: self.etcd_group(),

@@ -76,6 +76,8 @@ pub enum Transport {
 pub enum PeerManagement {
     /// Those that are listed, for good.
     Static,
+    /// Those that are listed at first; members and strategy may be changed while the system runs.
+    Dynamic,
 }
 
 /// When a decision is final.
@@ -222,7 +224,7 @@ impl Default for System {
         Self {
             quorum_size: 3,
             network: Network::Stream { protocol: Transport::Grpc, volume: Volume::Broadcast },
-            peer_management: PeerManagement::Static,
+            peer_management: PeerManagement::Dynamic,
             decision_making: concur_decision::registry()[0].into(),
             execution: Execution::OnCommit,
             order: Order::Total,

@@ -46,6 +46,7 @@ fn top(system: &System, set: &mut impl FnMut(String, String)) {
     set("system.execution".into(), quoted(execution));
     let management = match system.peer_management {
         PeerManagement::Static => "static",
+        PeerManagement::Dynamic => "dynamic",
     };
     set("system.peer_management".into(), quoted(management));
     set("system.order".into(), order(system.order));

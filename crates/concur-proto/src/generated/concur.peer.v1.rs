@@ -23,6 +23,9 @@ pub struct Hello {
     /// Where clients reach the speaker.
     #[prost(string, repeated, tag = "8")]
     pub client_urls: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Where peers reach the speaker.
+    #[prost(string, tag = "9")]
+    pub peer: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Frames {
@@ -33,39 +36,37 @@ pub struct Frames {
     pub frames: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct TransferRequest {
+pub struct ClusterRequest {
+    /// The caller's name, as the member list is to have it.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// What tells clusters apart that have the same members.
+    #[prost(string, tag = "2")]
+    pub token: ::prost::alloc::string::String,
+    /// Where the caller is reached by its peers: it is known by that if nobody has its name.
+    #[prost(string, repeated, tag = "3")]
+    pub peers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ClusterReply {
     #[prost(uint64, tag = "1")]
     pub cluster: u64,
-    /// Who asks.
-    #[prost(uint64, tag = "2")]
-    pub node: u64,
-    #[prost(uint64, tag = "3")]
-    pub incarnation: u64,
-    /// The group whose state is asked for.
-    #[prost(uint64, tag = "4")]
-    pub group: u64,
-    /// Encoded frontier at which the asker stands.
-    #[prost(bytes = "bytes", tag = "5")]
-    pub frontier: ::prost::bytes::Bytes,
+    #[prost(message, repeated, tag = "2")]
+    pub groups: ::prost::alloc::vec::Vec<Group>,
 }
+/// A group in which the caller is a member.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct TransferChunk {
-    /// Encoded mark of the state; on the first chunk only.
-    #[prost(bytes = "bytes", tag = "1")]
-    pub mark: ::prost::bytes::Bytes,
-    /// Size of the whole state; on the first chunk only.
-    #[prost(uint64, tag = "2")]
-    pub bytes_total: u64,
-    /// Position of this chunk's first byte.
-    #[prost(uint64, tag = "3")]
-    pub offset: u64,
+pub struct Group {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    #[prost(string, tag = "2")]
+    pub namespace: ::prost::alloc::string::String,
+    /// Whether it orders everything, or a key at a time.
+    #[prost(bool, tag = "3")]
+    pub per_key: bool,
+    /// Encoded configuration in force.
     #[prost(bytes = "bytes", tag = "4")]
-    pub payload: ::prost::bytes::Bytes,
-    /// CRC-32 of the payload.
-    #[prost(fixed32, tag = "5")]
-    pub checksum: u32,
-    #[prost(bool, tag = "6")]
-    pub last: bool,
+    pub configuration: ::prost::bytes::Bytes,
 }
 /// Generated client implementations.
 pub mod peer_client {
@@ -184,14 +185,11 @@ pub mod peer_client {
                 .insert(GrpcMethod::new("concur.peer.v1.Peer", "Stream"));
             self.inner.streaming(req, path, codec).await
         }
-        /// Executed state of one group, streamed in order, for a newcomer or a voter that fell behind the log.
-        pub async fn transfer(
+        /// Asked by a node that has no data yet: which cluster this is, and who is in.
+        pub async fn cluster(
             &mut self,
-            request: impl tonic::IntoRequest<super::TransferRequest>,
-        ) -> std::result::Result<
-            tonic::Response<tonic::codec::Streaming<super::TransferChunk>>,
-            tonic::Status,
-        > {
+            request: impl tonic::IntoRequest<super::ClusterRequest>,
+        ) -> std::result::Result<tonic::Response<super::ClusterReply>, tonic::Status> {
             self.inner
                 .ready()
                 .await
@@ -202,12 +200,12 @@ pub mod peer_client {
                 })?;
             let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
-                "/concur.peer.v1.Peer/Transfer",
+                "/concur.peer.v1.Peer/Cluster",
             );
             let mut req = request.into_request();
             req.extensions_mut()
-                .insert(GrpcMethod::new("concur.peer.v1.Peer", "Transfer"));
-            self.inner.server_streaming(req, path, codec).await
+                .insert(GrpcMethod::new("concur.peer.v1.Peer", "Cluster"));
+            self.inner.unary(req, path, codec).await
         }
     }
 }
@@ -235,17 +233,11 @@ pub mod peer_server {
             &self,
             request: tonic::Request<tonic::Streaming<super::Frames>>,
         ) -> std::result::Result<tonic::Response<Self::StreamStream>, tonic::Status>;
-        /// Server streaming response type for the Transfer method.
-        type TransferStream: tonic::codegen::tokio_stream::Stream<
-                Item = std::result::Result<super::TransferChunk, tonic::Status>,
-            >
-            + std::marker::Send
-            + 'static;
-        /// Executed state of one group, streamed in order, for a newcomer or a voter that fell behind the log.
-        async fn transfer(
+        /// Asked by a node that has no data yet: which cluster this is, and who is in.
+        async fn cluster(
             &self,
-            request: tonic::Request<super::TransferRequest>,
-        ) -> std::result::Result<tonic::Response<Self::TransferStream>, tonic::Status>;
+            request: tonic::Request<super::ClusterRequest>,
+        ) -> std::result::Result<tonic::Response<super::ClusterReply>, tonic::Status>;
     }
     /// What the nodes of one cluster say to one another.
     #[derive(Debug)]
@@ -368,26 +360,23 @@ pub mod peer_server {
                     };
                     Box::pin(fut)
                 }
-                "/concur.peer.v1.Peer/Transfer" => {
+                "/concur.peer.v1.Peer/Cluster" => {
                     #[allow(non_camel_case_types)]
-                    struct TransferSvc<T: Peer>(pub Arc<T>);
-                    impl<
-                        T: Peer,
-                    > tonic::server::ServerStreamingService<super::TransferRequest>
-                    for TransferSvc<T> {
-                        type Response = super::TransferChunk;
-                        type ResponseStream = T::TransferStream;
+                    struct ClusterSvc<T: Peer>(pub Arc<T>);
+                    impl<T: Peer> tonic::server::UnaryService<super::ClusterRequest>
+                    for ClusterSvc<T> {
+                        type Response = super::ClusterReply;
                         type Future = BoxFuture<
-                            tonic::Response<Self::ResponseStream>,
+                            tonic::Response<Self::Response>,
                             tonic::Status,
                         >;
                         fn call(
                             &mut self,
-                            request: tonic::Request<super::TransferRequest>,
+                            request: tonic::Request<super::ClusterRequest>,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
                             let fut = async move {
-                                <T as Peer>::transfer(&inner, request).await
+                                <T as Peer>::cluster(&inner, request).await
                             };
                             Box::pin(fut)
                         }
@@ -398,7 +387,7 @@ pub mod peer_server {
                     let max_encoding_message_size = self.max_encoding_message_size;
                     let inner = self.inner.clone();
                     let fut = async move {
-                        let method = TransferSvc(inner);
+                        let method = ClusterSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -409,7 +398,7 @@ pub mod peer_server {
                                 max_decoding_message_size,
                                 max_encoding_message_size,
                             );
-                        let res = grpc.server_streaming(method, req).await;
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

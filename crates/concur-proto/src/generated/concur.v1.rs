@@ -203,9 +203,68 @@ pub struct WatchReply {
     #[prost(uint64, tag = "5")]
     pub compacted: u64,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChangeRequest {
+    /// Empty: the default namespace.
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    /// Encoded change of configuration.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub change: ::prost::bytes::Bytes,
+    /// How long the caller waits; 0: the server's limit.
+    #[prost(uint32, tag = "3")]
+    pub deadline_ms: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChangeReply {
+    /// Encoded outcome: the configuration that was decided, or why there is none.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub outcome: ::prost::bytes::Bytes,
+    #[prost(message, optional, tag = "2")]
+    pub stamp: ::core::option::Option<Stamp>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SnapshotRequest {
+    /// Empty: the default namespace.
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SnapshotPart {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub payload: ::prost::bytes::Bytes,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StatusRequest {}
+/// What a node knows of a member of one of its groups.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MemberStatus {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub node: u64,
+    /// "voter", "observer", "joining".
+    #[prost(string, tag = "3")]
+    pub role: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub peer: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub client: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub region: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "7")]
+    pub weight: u64,
+    /// Whether it was heard lately; a node hears itself.
+    #[prost(bool, tag = "8")]
+    pub heard: bool,
+    /// The epoch that it said to be in.
+    #[prost(uint64, tag = "9")]
+    pub epoch: u64,
+    /// By how many decisions it lags behind this node, if it is in the same epoch.
+    #[prost(uint64, optional, tag = "10")]
+    pub lag: ::core::option::Option<u64>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct GroupStatus {
     #[prost(string, tag = "1")]
     pub namespace: ::prost::alloc::string::String,
@@ -228,6 +287,23 @@ pub struct GroupStatus {
     pub voters: ::prost::alloc::vec::Vec<u64>,
     #[prost(uint64, repeated, tag = "10")]
     pub observers: ::prost::alloc::vec::Vec<u64>,
+    /// Encoded configuration.
+    #[prost(bytes = "bytes", tag = "11")]
+    pub configuration: ::prost::bytes::Bytes,
+    /// What this node is: "voter", "observer", "joining", "sealed", "removed".
+    #[prost(string, tag = "12")]
+    pub role: ::prost::alloc::string::String,
+    /// The change that this node proposed and that is not decided, in words.
+    #[prost(string, tag = "13")]
+    pub change: ::prost::alloc::string::String,
+    /// How long the latest change of epoch took here, in microseconds; 0: there was none in this run.
+    #[prost(uint64, tag = "14")]
+    pub passage_us: u64,
+    #[prost(message, repeated, tag = "15")]
+    pub members: ::prost::alloc::vec::Vec<MemberStatus>,
+    /// The member from which this node follows, if it does.
+    #[prost(uint64, tag = "16")]
+    pub follows: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StatusReply {
@@ -477,6 +553,49 @@ pub mod concur_client {
             req.extensions_mut().insert(GrpcMethod::new("concur.v1.Concur", "Status"));
             self.inner.unary(req, path, codec).await
         }
+        /// Changes who is in a namespace, or by which strategy it decides; answers once that is decided or refused.
+        pub async fn change(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ChangeRequest>,
+        ) -> std::result::Result<tonic::Response<super::ChangeReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/concur.v1.Concur/Change");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("concur.v1.Concur", "Change"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The executed state of a namespace as this node has it: the parts, one after the other, are a snapshot file.
+        pub async fn snapshot(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SnapshotRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::SnapshotPart>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/concur.v1.Concur/Snapshot",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("concur.v1.Concur", "Snapshot"));
+            self.inner.server_streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -526,6 +645,22 @@ pub mod concur_server {
             &self,
             request: tonic::Request<super::StatusRequest>,
         ) -> std::result::Result<tonic::Response<super::StatusReply>, tonic::Status>;
+        /// Changes who is in a namespace, or by which strategy it decides; answers once that is decided or refused.
+        async fn change(
+            &self,
+            request: tonic::Request<super::ChangeRequest>,
+        ) -> std::result::Result<tonic::Response<super::ChangeReply>, tonic::Status>;
+        /// Server streaming response type for the Snapshot method.
+        type SnapshotStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::SnapshotPart, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// The executed state of a namespace as this node has it: the parts, one after the other, are a snapshot file.
+        async fn snapshot(
+            &self,
+            request: tonic::Request<super::SnapshotRequest>,
+        ) -> std::result::Result<tonic::Response<Self::SnapshotStream>, tonic::Status>;
     }
     /// The native front door.
     #[derive(Debug)]
@@ -820,6 +955,95 @@ pub mod concur_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/concur.v1.Concur/Change" => {
+                    #[allow(non_camel_case_types)]
+                    struct ChangeSvc<T: Concur>(pub Arc<T>);
+                    impl<T: Concur> tonic::server::UnaryService<super::ChangeRequest>
+                    for ChangeSvc<T> {
+                        type Response = super::ChangeReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ChangeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Concur>::change(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ChangeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/concur.v1.Concur/Snapshot" => {
+                    #[allow(non_camel_case_types)]
+                    struct SnapshotSvc<T: Concur>(pub Arc<T>);
+                    impl<
+                        T: Concur,
+                    > tonic::server::ServerStreamingService<super::SnapshotRequest>
+                    for SnapshotSvc<T> {
+                        type Response = super::SnapshotPart;
+                        type ResponseStream = T::SnapshotStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SnapshotRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Concur>::snapshot(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SnapshotSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

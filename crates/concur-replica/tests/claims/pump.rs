@@ -6,6 +6,7 @@
 use crate::tally::Tally;
 use bytes::Bytes;
 use concur_core::*;
+use concur_peers::{Change as Reconfiguration, Configuration, Outcome};
 use concur_replica::*;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -25,6 +26,7 @@ pub(crate) struct Setup {
     pub(crate) pending_commands_max: usize,
     pub(crate) batch_commands_max: usize,
     pub(crate) session_ttl: Duration,
+    pub(crate) absence_max: Option<Duration>,
     pub(crate) seed: u64,
 }
 
@@ -39,6 +41,7 @@ impl Setup {
             pending_commands_max: 1000,
             batch_commands_max: 8,
             session_ttl: Duration::from_secs(600),
+            absence_max: None,
             seed: 1,
         }
     }
@@ -56,6 +59,9 @@ pub(crate) struct Node {
     pub(crate) image: BTreeMap<Bytes, Bytes>,
     pub(crate) engine: VecDeque<(bool, Bulk)>,
     pub(crate) holds_engine: bool,
+    /// Which life of its disk this is, and the configuration with which it joined, if it did not begin the group.
+    pub(crate) life: u64,
+    pub(crate) joined: Option<Arc<Configuration>>,
 }
 
 pub(crate) struct Pump {
@@ -89,6 +95,8 @@ impl Pump {
             image: BTreeMap::new(),
             engine: VecDeque::new(),
             holds_engine: false,
+            life: 1,
+            joined: None,
         };
         let mut pump = Self {
             now: Time(1 << 30),
@@ -124,13 +132,22 @@ impl Pump {
     }
 
     fn settings(&self, index: usize) -> Settings {
-        let boot = BootCount(self.nodes[index].boot);
+        let node = &self.nodes[index];
+        let boot = BootCount((node.life << 32) | node.boot);
         let mut settings = Settings::new(Arc::new(self.config(index)), self.setup.strategy, boot);
         settings.order = self.setup.order;
         settings.transfer_bytes_max = self.setup.transfer_bytes_max;
         settings.pending_commands_max = self.setup.pending_commands_max;
         settings.batch_commands_max = self.setup.batch_commands_max;
         settings.session_ttl = self.setup.session_ttl;
+        settings.absence_max = self.setup.absence_max;
+        settings.strategies = concur_decision::find;
+        settings.incarnation = node.life << 8 | index as u64;
+        if let Some(joined) = &node.joined {
+            let strategy = concur_decision::find(&joined.strategy).expect("a configuration of the registry");
+            let config = Config { epoch: joined.epoch, quorums: joined.quorums(&strategy), ..self.config(index) };
+            settings = Settings { config: Arc::new(config), strategy, configuration: joined.clone(), joins: true, ..settings };
+        }
         settings
     }
 
@@ -153,6 +170,51 @@ impl Pump {
         self.nodes[index].replica = Some(replica);
         self.perform(index, out);
         self.settle(index);
+    }
+
+    /// Another machine starts, which holds nothing and knows this configuration.
+    pub(crate) fn join(&mut self, configuration: Arc<Configuration>) -> usize {
+        let node = Node {
+            replica: None,
+            boot: 0,
+            records: Vec::new(),
+            durable: 0,
+            through: Ticket(0),
+            holds_sync: false,
+            image: BTreeMap::new(),
+            engine: VecDeque::new(),
+            holds_engine: false,
+            life: 1,
+            joined: Some(configuration),
+        };
+        self.nodes.push(node);
+        self.start(self.nodes.len() - 1);
+        self.nodes.len() - 1
+    }
+
+    /// A replica's disk is gone with everything on it; it starts on another.
+    pub(crate) fn lose_disk(&mut self, index: usize, configuration: Arc<Configuration>) {
+        let node = &mut self.nodes[index];
+        (node.records, node.durable, node.image, node.engine) = (Vec::new(), 0, BTreeMap::new(), VecDeque::new());
+        (node.replica, node.boot, node.life, node.joined) = (None, 0, node.life + 1, Some(configuration));
+        self.start(index);
+    }
+
+    /// Asks for a change and waits for what came of it.
+    pub(crate) fn change(&mut self, index: usize, change: Reconfiguration) -> Outcome {
+        let token = self.ask(index, Request::Change { change, timeout: Duration::from_secs(30) });
+        Outcome::from_bytes(&self.ok(token).body).expect("an outcome")
+    }
+
+    /// Lets time pass until `is` holds.
+    pub(crate) fn until(&mut self, what: &str, mut is: impl FnMut(&Self) -> bool) {
+        for _ in 0..3000 {
+            if is(self) {
+                return;
+            }
+            self.run(Duration::from_millis(10));
+        }
+        panic!("{what} never holds; met {:?}", self.notes);
     }
 
     /// The process is gone. Of what was not synced or stored, some prefix was.

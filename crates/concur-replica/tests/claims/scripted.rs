@@ -233,7 +233,8 @@ fn state_of(pump: &Pump, length: u64, transfer: u64, last: bool) -> Bytes {
     let mark = Mark { frontier: Frontier::slots(config.epoch, length), orders: vec![Some(Bytes::new())] };
     let sum = (u128::from(length) << 64) | u128::from(length);
     let sum = (Bytes::from_static(b"\x01\x01"), Bytes::copy_from_slice(&sum.to_le_bytes()));
-    let entries = vec![(Bytes::from_static(b"\0m"), mark.to_bytes()), sum];
+    let configuration = pump.replica(0).status().configuration.to_bytes();
+    let entries = vec![(Bytes::from_static(b"\0c"), configuration), (Bytes::from_static(b"\0m"), mark.to_bytes()), sum];
     let body = Body::State(StateChunk { transfer, chunk: 0, last, entries });
     Envelope { group: config.group, epoch: config.epoch, body }.encode()
 }

@@ -151,5 +151,5 @@ impl Protocol for Toy {
 
 /// An encoded record of the toy's.
 pub(crate) fn record(value: Value) -> Bytes {
-    Proposed { value }.to_bytes()
+    [Epoch(0).to_bytes(), Proposed { value }.to_bytes()].concat().into()
 }

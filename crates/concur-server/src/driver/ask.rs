@@ -3,8 +3,10 @@
 //! The queue is bounded; when it is full a request is refused at once. Every request is answered once.
 
 use bytes::Bytes;
-use concur_core::{Footprint, SessionId, StateMachine};
+use concur_core::{Footprint, GroupId, SessionId, StateMachine};
+use concur_peers::{Change, Configuration, Member};
 pub use concur_replica::{InSession, Level, Refused, Reply, Stamp};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
@@ -58,13 +60,62 @@ pub enum Ask<M> {
         /// What is called with it.
         run: Look<M>,
     },
+    /// Change who is in, or the strategy.
+    Change {
+        /// What.
+        change: Change,
+        /// When the caller stops waiting.
+        deadline: Instant,
+        /// Where the answer goes; its body is a [`concur_peers::Outcome`].
+        reply: oneshot::Sender<Answer>,
+    },
+    /// The whole executed state.
+    Image(oneshot::Sender<Image>),
     /// Say how the group is.
     Status(oneshot::Sender<GroupStatus>),
+}
+
+/// A group's executed state, in the form in which it is kept.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// Where it stands.
+    pub mark: Bytes,
+    /// Keys and values.
+    pub entries: Vec<(Bytes, Bytes)>,
+}
+
+/// A member of a group, as one node sees it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MemberStatus {
+    /// What the configuration says of it.
+    pub member: Member,
+    /// Its id.
+    pub node: u64,
+    /// Whether it was heard lately; a node hears itself.
+    pub heard: bool,
+    /// The epoch that it said to be in.
+    pub epoch: u64,
+    /// By how many decisions it lags behind this node, if it is in the same epoch.
+    pub lag: Option<u64>,
 }
 
 /// How a group is, as one node sees it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GroupStatus {
+    /// The configuration in force.
+    pub configuration: Arc<Configuration>,
+    /// What this node is in it: "voter", "observer", "joining", "sealed", "removed".
+    pub seat: &'static str,
+    /// The change that this node proposed and that is not decided, in words.
+    pub change: Option<String>,
+    /// How long the latest passage to another epoch took here.
+    pub passage: Option<Duration>,
+    /// Everybody.
+    pub members: Vec<MemberStatus>,
+    /// From whom this node follows; 0: from nobody.
+    pub follows: u64,
+    /// The group.
+    pub group: GroupId,
     /// The namespace.
     pub namespace: String,
     /// The strategy.
@@ -150,6 +201,17 @@ impl<M: StateMachine> Handle<M> {
             }),
         };
         self.ask(ask).await?
+    }
+
+    /// Changes who is in, or the strategy. The reply's body is a [`concur_peers::Outcome`].
+    pub async fn change(&self, change: Change, timeout: Duration) -> Answer {
+        let deadline = Instant::now() + timeout;
+        self.ask(|reply| Ask::Change { change, deadline, reply }).await?
+    }
+
+    /// The whole executed state, as this node has it.
+    pub async fn image(&self) -> Result<Image, Refused> {
+        self.ask(Ask::Image).await
     }
 
     /// How the group is.

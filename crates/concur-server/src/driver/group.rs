@@ -1,12 +1,14 @@
 //! One group on this node: its replica, who waits for what, and what stands beside it.
 
-use super::ask::{Answer, Ask, GroupStatus, Look};
+use super::ask::{Answer, Ask, GroupStatus, Image, Look, MemberStatus};
 use super::{Clock, Nodes};
 use crate::door::{Executed, Refusal, Stamp as DoorStamp};
 use crate::node::GroupOptions;
 use bytes::Bytes;
-use concur_core::{Epoch, GroupId, QuorumSystem, ReplicaId, ReplicaSet, StateMachine, Time};
+use concur_core::{Epoch, GroupId, ReplicaId, ReplicaSet, StateMachine, Time, Wire};
+use concur_peers::{ChangeError, Configuration, Outcome};
 use concur_replica::{Event, Level, Output, Refused, Replica, Reply, Request, Stamp, Token};
+use std::collections::BTreeMap;
 use std::task::Context;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
@@ -66,10 +68,52 @@ pub(crate) struct Facts {
     pub(crate) term: u64,
     pub(crate) executed: u64,
     pub(crate) stored: u64,
+    /// The epoch of what is stored, and how much of it.
+    pub(crate) stored_at: (u64, u64),
     pub(crate) behind: u64,
     pub(crate) pending: u64,
     pub(crate) failed: u64,
     pub(crate) errors: Vec<String>,
+}
+
+/// The numbers of a group's members, and the nodes to which they belong.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Numbers {
+    cluster: u64,
+    nodes: BTreeMap<ReplicaId, u64>,
+    ids: BTreeMap<u64, ReplicaId>,
+}
+
+impl Numbers {
+    pub(crate) fn new(cluster: u64, configuration: &Configuration) -> Self {
+        let mut numbers = Self { cluster, ..Self::default() };
+        numbers.learn(configuration);
+        numbers
+    }
+
+    /// Takes in what a configuration says.
+    pub(crate) fn learn(&mut self, configuration: &Configuration) {
+        for member in &configuration.members {
+            let node = crate::node::member_id(self.cluster, &member.name);
+            self.nodes.insert(member.id, node);
+            self.ids.insert(node, member.id);
+        }
+    }
+
+    /// The node of a number, or 0.
+    pub(crate) fn node(&self, id: ReplicaId) -> u64 {
+        self.nodes.get(&id).copied().unwrap_or(0)
+    }
+
+    /// The number of a node.
+    pub(crate) fn id(&self, node: u64) -> Option<ReplicaId> {
+        self.ids.get(&node).copied()
+    }
+
+    /// Those of the numbers whose nodes are among these.
+    fn among(&self, nodes: &Nodes) -> ReplicaSet {
+        self.nodes.iter().filter(|(_, node)| nodes.connected.contains(node)).map(|(&id, _)| id).collect()
+    }
 }
 
 /// A replica, and who waits for it.
@@ -77,7 +121,10 @@ pub(crate) struct Seat<M> {
     pub(crate) id: GroupId,
     pub(crate) name: String,
     pub(crate) replica: Replica<M>,
-    pub(crate) quorums: QuorumSystem,
+    /// Which node a number belongs to, and the other way round; numbers of members that left stay until they are given again.
+    pub(crate) numbers: Numbers,
+    /// Whether members and strategy may change.
+    pub(crate) dynamic: bool,
     pub(crate) facts: Facts,
     pub(crate) now: Instant,
     /// Why commands that take space are refused, if they are.
@@ -98,7 +145,9 @@ pub(crate) trait Desk<M: StateMachine> {
     /// Time passed: about ten times a second.
     fn tick(&mut self, seat: &mut Seat<M>, wall_ms: u64);
     /// A peer said where clients reach it.
-    fn met(&mut self, id: ReplicaId, client_urls: &[String]);
+    fn met(&mut self, node: u64, client_urls: &[String]);
+    /// Who is in changed.
+    fn reconfigured(&mut self, configuration: &Configuration, numbers: &Numbers);
     /// Whether [`Desk::stepped`] has more to do at once.
     fn is_unfinished(&self) -> bool;
     /// The store's revision; 0 if it has none.
@@ -116,7 +165,7 @@ pub(crate) struct Group<M: StateMachine> {
     pub(crate) logged_bytes: u64,
     pub(crate) checkpoint_at: u64,
     /// How much the engine held at the last checkpoint.
-    pub(crate) checkpoint_stored: u64,
+    pub(crate) checkpoint_stored: (u64, u64),
     asks: mpsc::Receiver<Ask<M>>,
     asked: Vec<Ask<M>>,
     changed: bool,
@@ -155,6 +204,32 @@ impl<M: StateMachine> Seat<M> {
         self.replica.settings().config.me
     }
 
+    /// Whether no configuration that this node knows lists it.
+    pub(crate) fn is_removed(&self) -> bool {
+        self.replica.settings().configuration.member(self.me()).is_none()
+    }
+
+    pub(crate) fn voters(&self) -> ReplicaSet {
+        self.replica.settings().config.voters()
+    }
+
+    /// Everybody, as this node sees them.
+    fn member_status(&self, replica: &concur_replica::Status, nodes: &Nodes) -> Vec<MemberStatus> {
+        let status = |member: &concur_peers::Member| {
+            let node = self.numbers.node(member.id);
+            let peer = replica.peers.iter().find(|(id, _)| *id == member.id).map(|(_, peer)| peer);
+            let mine = member.id == self.me();
+            MemberStatus {
+                member: member.clone(),
+                node,
+                heard: mine || nodes.connected.contains(&node),
+                epoch: if mine { self.epoch().0 } else { peer.map_or(0, |peer| peer.executed.epoch.0) },
+                lag: if mine { Some(0) } else { peer.and_then(|peer| peer.lag) },
+            }
+        };
+        replica.configuration.members.iter().map(status).collect()
+    }
+
     fn epoch(&self) -> Epoch {
         self.replica.settings().config.epoch
     }
@@ -163,6 +238,8 @@ impl<M: StateMachine> Seat<M> {
 impl<M: StateMachine> Group<M> {
     pub(crate) fn new(
         options: &GroupOptions,
+        cluster: u64,
+        dynamic: bool,
         replica: Replica<M>,
         out: Output,
         desk: Option<Box<dyn Desk<M>>>,
@@ -171,7 +248,8 @@ impl<M: StateMachine> Group<M> {
         let seat = Seat {
             id: options.id,
             name: options.name.clone(),
-            quorums: options.quorums.clone(),
+            numbers: Numbers::new(cluster, &replica.settings().configuration),
+            dynamic,
             replica,
             facts: Facts::default(),
             now: Instant::now(),
@@ -187,7 +265,7 @@ impl<M: StateMachine> Group<M> {
             out,
             logged_bytes: 0,
             checkpoint_at: options.checkpoint_bytes,
-            checkpoint_stored: 0,
+            checkpoint_stored: (0, 0),
             asks,
             asked: Vec::new(),
             changed: true,
@@ -228,6 +306,18 @@ impl<M: StateMachine> Group<M> {
                 let timeout = seat.left(deadline);
                 seat.request(Waiter::Look(run), Request::Read { level, footprint, query: None, timeout });
             }
+            Ask::Change { reply, .. } if !seat.dynamic => {
+                let (body, stamp) = (Outcome::Refused(ChangeError::Static).to_bytes(), seat.replica.stamp_now());
+                let _ = reply.send(Ok(Reply { body, stamp }));
+            }
+            Ask::Change { change, deadline, reply } => {
+                let timeout = seat.left(deadline);
+                seat.request(Waiter::Reply(reply), Request::Change { change, timeout });
+            }
+            Ask::Image(reply) => {
+                let (mark, entries) = seat.replica.snapshot();
+                let _ = reply.send(Image { mark, entries });
+            }
             Ask::Status(reply) => {
                 let _ = reply.send(self.status(nodes));
             }
@@ -238,19 +328,27 @@ impl<M: StateMachine> Group<M> {
     pub(crate) fn status(&mut self, nodes: &Nodes) -> GroupStatus {
         self.look_at_facts(nodes);
         let seat = &self.seat;
+        let replica = seat.replica.status();
         GroupStatus {
+            group: seat.id,
+            configuration: replica.configuration.clone(),
+            seat: replica.role,
+            change: replica.change.clone(),
+            passage: replica.passage,
+            follows: replica.follows.map_or(0, |id| seat.numbers.node(id)),
+            members: seat.member_status(&replica, nodes),
             namespace: seat.name.clone(),
             strategy: seat.replica.settings().strategy.traits.name,
             role: seat.facts.role,
             epoch: seat.epoch().0,
-            leader: seat.facts.leader.map_or(0, |id| nodes.id(id)),
+            leader: seat.facts.leader.map_or(0, |id| seat.numbers.node(id)),
             term: seat.facts.term,
             executed: seat.facts.executed,
             stored: seat.facts.stored,
             behind: seat.facts.behind,
             pending: seat.facts.pending,
             revision: self.desk.as_ref().map_or(0, |desk| desk.revision(seat.replica.machine())),
-            voters: seat.quorums.voters.iter().map(|id| nodes.id(id)).collect(),
+            voters: seat.voters().iter().map(|id| seat.numbers.node(id)).collect(),
             errors: seat.facts.errors.clone(),
         }
     }
@@ -272,7 +370,7 @@ impl<M: StateMachine> Group<M> {
     pub(crate) fn is_settled(&self) -> bool {
         let seat = &self.seat;
         let leads = seat.replica.settings().strategy.traits.has_leader && seat.facts.leader == Some(seat.me());
-        let alone = seat.quorums.voters.len() == 1;
+        let alone = seat.voters().len() == 1;
         seat.waiting() == 0 && (!leads || alone)
     }
 
@@ -318,25 +416,34 @@ impl<M: StateMachine> Group<M> {
         let seat = &mut self.seat;
         seat.facts_at = Some(seat.now);
         let status = seat.replica.status();
-        let has_leader = seat.replica.settings().strategy.traits.has_leader;
-        let (leader, term) = match has_leader {
-            true => (status.protocol.leader, status.protocol.ballot),
-            false => (stand_in(&seat.quorums, nodes.connected.with(seat.me())), seat.epoch().0 + 1),
+        let settings = seat.replica.settings();
+        let term = settings.configuration.term_base;
+        let leads = settings.strategy.traits.has_leader && status.role == "voter";
+        let (leader, term) = match leads {
+            true => (status.protocol.leader, term + status.protocol.ballot),
+            // Where nobody leads, and where it is not known who does, somebody stands for a leader.
+            false => (stand_in(seat, nodes, status.role), term + seat.epoch().0 + 1),
         };
         seat.facts.role = status.protocol.role;
         seat.facts.leader = leader;
         seat.facts.term = seat.facts.term.max(term);
         seat.facts.executed = status.executed.count();
         seat.facts.stored = status.stored.count();
+        seat.facts.stored_at = (status.stored.epoch.0, status.stored.count());
         seat.facts.behind = status.unexecuted as u64 + status.protocol.undecided;
         seat.facts.pending = (status.pending_commands + status.batches_in_flight) as u64;
     }
 }
 
 /// Where nobody leads, the first voter that can be reached stands for a leader, if a quorum can.
-fn stand_in(quorums: &QuorumSystem, reached: ReplicaSet) -> Option<ReplicaId> {
-    let reached = reached.intersection(quorums.voters);
-    quorums.is_quorum(concur_core::Phase::Accept, reached).then(|| reached.iter().next())?
+fn stand_in<M: StateMachine>(seat: &Seat<M>, nodes: &Nodes, role: &str) -> Option<ReplicaId> {
+    let config = &seat.replica.settings().config;
+    let reached = seat.numbers.among(nodes).with(config.me).intersection(config.voters());
+    let first = seat.replica.settings().configuration.first.filter(|&first| reached.contains(first));
+    let enough = config.quorums.is_quorum(concur_core::Phase::Accept, reached) && role != "joining";
+    // Who does not vote reaches whoever does through any of them.
+    let found = enough || (role == "observer" && !reached.is_empty());
+    found.then(|| first.or_else(|| reached.iter().next()))?
 }
 
 /// A replica's stamp as the front doors have it.

@@ -3,13 +3,15 @@
 //! Whoever leads, or stands for it, proposes the end of leases that are due, and compactions that the retention asks for. After a
 //! time without a leader nobody could renew a lease, so the first thing a leader proposes is to stop the leases' clock for as long.
 
-use super::group::{Desk, Seat, Waiter, door_stamp, refusal};
-use crate::door::{Job, Jobs, Member, Pulse, Read, Refusal, Status, Upkeep};
+use super::group::{Desk, Numbers, Seat, Waiter, door_stamp, refusal};
+use crate::door::{Asked, Job, Jobs, Member, Pulse, Read, Refusal, Status, Upkeep};
 use crate::watch::Hub;
 use bytes::Bytes;
-use concur_core::{ReplicaId, Wire};
+use concur_core::Wire;
 use concur_kv::{AutoCompaction, Command, Kv, Retention};
+use concur_peers::{ChangeError, Configuration, Outcome};
 use concur_replica::{Level, Request};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::task::Context;
 use std::time::Instant;
@@ -27,7 +29,6 @@ pub(crate) struct DeskOptions {
     pub(crate) jobs: Jobs,
     pub(crate) pulse: Arc<Pulse>,
     pub(crate) hub: Hub,
-    pub(crate) members: Vec<Member>,
     pub(crate) region: String,
     pub(crate) retention: Retention,
     /// When this node, or its data, was last seen alive: leases cannot have been renewed since.
@@ -37,6 +38,9 @@ pub(crate) struct DeskOptions {
 /// The desk.
 pub(crate) struct KvDesk {
     options: DeskOptions,
+    members: Vec<Member>,
+    /// Where clients reach those that said so.
+    client_urls: BTreeMap<u64, Vec<String>>,
     taken: Vec<Job>,
     auto_compaction: AutoCompaction,
     sample_at_ms: u64,
@@ -51,7 +55,8 @@ impl KvDesk {
     pub(crate) fn new(options: DeskOptions) -> Self {
         let auto_compaction = AutoCompaction::new(options.retention);
         let led_ms = options.last_alive_ms;
-        Self { options, taken: Vec::new(), auto_compaction, sample_at_ms: 0, led_ms, leads: false, expire_at_ms: 0 }
+        let (members, client_urls) = (Vec::new(), BTreeMap::new());
+        Self { options, members, client_urls, taken: Vec::new(), auto_compaction, sample_at_ms: 0, led_ms, leads: false, expire_at_ms: 0 }
     }
 
     fn job(&mut self, job: Job, seat: &mut Seat<Kv>) {
@@ -67,6 +72,14 @@ impl KvDesk {
             Job::Read(read) => self.read(read, seat),
             Job::Watch(request) => self.options.hub.handle(request, seat.replica.machine()),
             Job::Status(reply) => drop(reply.send(self.status(seat))),
+            Job::Change(Asked { reply, .. }) if !seat.dynamic => {
+                let (body, stamp) = (Outcome::Refused(ChangeError::Static).to_bytes(), seat.replica.stamp_now());
+                let _ = reply.send(Ok((body, door_stamp(stamp, seat.facts.term))));
+            }
+            Job::Change(Asked { change, deadline, reply }) => {
+                let timeout = seat.left(deadline);
+                seat.request(Waiter::Door(reply), Request::Change { change, timeout });
+            }
             Job::Upkeep(Upkeep::Defragment, reply) => upkeep(reply),
         }
     }
@@ -93,24 +106,19 @@ impl KvDesk {
             strategy: seat.replica.settings().strategy.traits.name.into(),
             region: self.options.region.clone(),
             epoch: seat.replica.settings().config.epoch,
-            leader: facts.leader.map_or(0, |id| self.member_id(id)),
+            leader: facts.leader.map_or(0, |id| seat.numbers.node(id)),
             term: facts.term,
             decided: facts.executed + facts.behind,
             executed: facts.executed,
             pending: facts.pending,
             failed: facts.failed,
-            observer: false,
-            members: self.options.members.clone(),
+            observer: !seat.voters().contains(seat.me()),
+            members: self.members.clone(),
             storage_bytes: store.used_bytes,
             storage_used_bytes: store.used_bytes,
             quota_bytes: store.quota_bytes,
             errors: facts.errors.clone(),
         }
-    }
-
-    /// Members stand in the order of their numbers.
-    fn member_id(&self, id: ReplicaId) -> u64 {
-        self.options.members.get(usize::from(id.0)).map_or(0, |member| member.id)
     }
 
     /// What a leader owes to leases.
@@ -164,7 +172,8 @@ impl Desk<Kv> for KvDesk {
     }
 
     fn stepped(&mut self, seat: &mut Seat<Kv>) {
-        self.options.pulse.set_leader(seat.facts.leader.map_or(0, |id| self.member_id(id)), seat.facts.term);
+        self.options.pulse.set_leader(seat.facts.leader.map_or(0, |id| seat.numbers.node(id)), seat.facts.term);
+        self.options.pulse.set_removed(seat.is_removed());
         self.options.hub.advance(seat.replica.machine());
     }
 
@@ -176,10 +185,28 @@ impl Desk<Kv> for KvDesk {
         }
     }
 
-    fn met(&mut self, id: ReplicaId, client_urls: &[String]) {
-        if let Some(member) = self.options.members.get_mut(usize::from(id.0)) {
+    fn met(&mut self, node: u64, client_urls: &[String]) {
+        self.client_urls.insert(node, client_urls.to_vec());
+        if let Some(member) = self.members.iter_mut().find(|member| member.id == node) {
             member.client_urls = client_urls.to_vec();
         }
+    }
+
+    fn reconfigured(&mut self, configuration: &Configuration, numbers: &Numbers) {
+        let url = |address: &String| if address.is_empty() { Vec::new() } else { vec![format!("http://{address}")] };
+        let member = |member: &concur_peers::Member| {
+            let id = numbers.node(member.id);
+            let client_urls = self.client_urls.get(&id).cloned().unwrap_or_else(|| url(&member.client));
+            Member {
+                id,
+                name: member.name.clone(),
+                peer_urls: url(&member.peer),
+                client_urls,
+                observer: !member.role.votes(),
+                number: member.id,
+            }
+        };
+        self.members = configuration.members.iter().map(member).collect();
     }
 
     fn is_unfinished(&self) -> bool {

@@ -1,35 +1,40 @@
-//! The Cluster service: who is in. Changes of membership are not served yet by this door.
+//! The Cluster service: who is in, and changes of that.
+//!
+//! A member that is added to vote observes first and is promoted by the voters themselves once it is close behind, so that it is
+//! shown as a learner until then. It has no name in etcd's call: it is called by its peer address, and whoever joins from there takes
+//! that name.
 
+use concur_peers::{Change, ChangeError, Configuration, Newcomer, Outcome};
 use concur_proto::etcdserverpb as pb;
 use concur_proto::etcdserverpb::cluster_server::Cluster;
-use tonic::{Request, Response, Status};
+use tonic::metadata::MetadataMap;
+use tonic::{Code, Request, Response, Status};
 
 use super::{Etcd, refused};
-use crate::door::Level;
+use crate::door::{Level, Member};
 use crate::metrics::Call;
-
-const NO_CHANGES: &str = "concur: members cannot be changed through etcd's API; the cluster's members are those it was started with";
+use concur_core::Wire;
 
 #[tonic::async_trait]
 impl Cluster for Etcd {
-    async fn member_add(&self, _: Request<pb::MemberAddRequest>) -> Result<Response<pb::MemberAddResponse>, Status> {
-        Err(Status::unimplemented(NO_CHANGES))
+    async fn member_add(&self, request: Request<pb::MemberAddRequest>) -> Result<Response<pb::MemberAddResponse>, Status> {
+        self.metrics.count(Call::MemberAdd, self.do_member_add(request)).await
     }
 
-    async fn member_remove(&self, _: Request<pb::MemberRemoveRequest>) -> Result<Response<pb::MemberRemoveResponse>, Status> {
-        Err(Status::unimplemented(NO_CHANGES))
+    async fn member_remove(&self, request: Request<pb::MemberRemoveRequest>) -> Result<Response<pb::MemberRemoveResponse>, Status> {
+        self.metrics.count(Call::MemberRemove, self.do_member_remove(request)).await
     }
 
-    async fn member_update(&self, _: Request<pb::MemberUpdateRequest>) -> Result<Response<pb::MemberUpdateResponse>, Status> {
-        Err(Status::unimplemented(NO_CHANGES))
+    async fn member_update(&self, request: Request<pb::MemberUpdateRequest>) -> Result<Response<pb::MemberUpdateResponse>, Status> {
+        self.metrics.count(Call::MemberUpdate, self.do_member_update(request)).await
     }
 
     async fn member_list(&self, request: Request<pb::MemberListRequest>) -> Result<Response<pb::MemberListResponse>, Status> {
         self.metrics.count(Call::MemberList, self.do_member_list(request)).await
     }
 
-    async fn member_promote(&self, _: Request<pb::MemberPromoteRequest>) -> Result<Response<pb::MemberPromoteResponse>, Status> {
-        Err(Status::unimplemented(NO_CHANGES))
+    async fn member_promote(&self, request: Request<pb::MemberPromoteRequest>) -> Result<Response<pb::MemberPromoteResponse>, Status> {
+        self.metrics.count(Call::MemberPromote, self.do_member_promote(request)).await
     }
 }
 
@@ -39,14 +44,107 @@ impl Etcd {
         if request.get_ref().linearizable {
             self.read(Level::Strong, super::reads_all(), &caller, |_| ()).await?;
         }
+        Ok(Response::new(pb::MemberListResponse { header: self.bare_header(), members: self.wire_members().await? }))
+    }
+
+    async fn do_member_add(&self, request: Request<pb::MemberAddRequest>) -> Result<Response<pb::MemberAddResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        let peer = address(&message.peer_ur_ls)?;
+        let newcomer = Newcomer { name: peer.clone(), peer: peer.clone(), ..Newcomer::default() };
+        self.change(&metadata, Change::Add { newcomer, votes: !message.is_learner }).await?;
+        let members = self.wire_members().await?;
+        let member = members.iter().find(|member| member.peer_ur_ls.iter().any(|url| url.ends_with(&peer))).cloned();
+        Ok(Response::new(pb::MemberAddResponse { header: self.bare_header(), member, members }))
+    }
+
+    async fn do_member_remove(&self, request: Request<pb::MemberRemoveRequest>) -> Result<Response<pb::MemberRemoveResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        let id = self.member(message.id).await?.number;
+        self.change(&metadata, Change::Remove { id }).await?;
+        Ok(Response::new(pb::MemberRemoveResponse { header: self.bare_header(), members: self.wire_members().await? }))
+    }
+
+    async fn do_member_update(&self, request: Request<pb::MemberUpdateRequest>) -> Result<Response<pb::MemberUpdateResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        let member = self.member(message.id).await?;
+        let client = member.client_urls.first().map(|url| url.trim_start_matches("http://").to_owned()).unwrap_or_default();
+        let peer = address(&message.peer_ur_ls)?;
+        self.change(&metadata, Change::Move { id: member.number, peer, client }).await?;
+        Ok(Response::new(pb::MemberUpdateResponse { header: self.bare_header(), members: self.wire_members().await? }))
+    }
+
+    async fn do_member_promote(&self, request: Request<pb::MemberPromoteRequest>) -> Result<Response<pb::MemberPromoteResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        let id = self.member(message.id).await?.number;
+        self.change(&metadata, Change::Promote { id, incarnation: 0 }).await?;
+        Ok(Response::new(pb::MemberPromoteResponse { header: self.bare_header(), members: self.wire_members().await? }))
+    }
+
+    /// Hands the leadership to a member.
+    pub(super) async fn lead(&self, metadata: &MetadataMap, target: u64) -> Result<(), Status> {
         let status = self.door.status().await.map_err(refused)?;
-        let members = status.members.into_iter().map(|member| pb::Member {
+        if status.leader == target {
+            return Ok(());
+        }
+        let member = status.members.iter().find(|member| member.id == target && !member.observer);
+        let Some(member) = member else { return Err(bad_transferee()) };
+        self.change(metadata, Change::Lead { id: member.number }).await.map(drop)
+    }
+
+    async fn change(&self, metadata: &MetadataMap, change: Change) -> Result<Configuration, Status> {
+        let caller = self.caller(metadata)?;
+        let (body, _) = self.door.change(change, caller.deadline).await.map_err(refused)?;
+        match Outcome::from_bytes(&body) {
+            Ok(Outcome::Done(configuration)) => Ok(configuration),
+            Ok(Outcome::Refused(error)) => Err(status_of(&error)),
+            Err(_) => Err(Status::internal("the outcome cannot be read")),
+        }
+    }
+
+    async fn member(&self, id: u64) -> Result<Member, Status> {
+        let status = self.door.status().await.map_err(refused)?;
+        let found = status.members.into_iter().find(|member| member.id == id);
+        found.ok_or_else(|| Status::not_found("etcdserver: member not found"))
+    }
+
+    async fn wire_members(&self) -> Result<Vec<pb::Member>, Status> {
+        let status = self.door.status().await.map_err(refused)?;
+        let member = |member: Member| pb::Member {
             id: member.id,
             name: member.name,
             peer_ur_ls: member.peer_urls,
             client_ur_ls: member.client_urls,
             is_learner: member.observer,
-        });
-        Ok(Response::new(pb::MemberListResponse { header: self.bare_header(), members: members.collect() }))
+        };
+        Ok(status.members.into_iter().map(member).collect())
+    }
+}
+
+/// `host:port` of the first peer URL.
+fn address(urls: &[String]) -> Result<String, Status> {
+    let invalid = || Status::invalid_argument("etcdserver: given member URLs are invalid");
+    let url = urls.first().ok_or_else(invalid)?;
+    let address = url.strip_prefix("http://").ok_or_else(invalid)?;
+    let sound = address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+    if sound { Ok(address.to_owned()) } else { Err(invalid()) }
+}
+
+fn bad_transferee() -> Status {
+    Status::failed_precondition("etcdserver: bad leader transferee")
+}
+
+/// A refusal in etcd's words where it has some, else in ours.
+fn status_of(error: &ChangeError) -> Status {
+    match error {
+        ChangeError::NoMember { .. } => Status::not_found("etcdserver: member not found"),
+        ChangeError::AddressTaken { .. } => Status::failed_precondition("etcdserver: Peer URLs already exists"),
+        ChangeError::NameTaken { .. } => Status::failed_precondition("etcdserver: member ID already exist"),
+        ChangeError::NoQuorum { .. } => Status::unavailable("etcdserver: unhealthy cluster"),
+        ChangeError::Behind { .. } | ChangeError::NotSeen { .. } => {
+            Status::failed_precondition("etcdserver: can only promote a learner member which is in sync with leader")
+        }
+        ChangeError::Same { .. } => Status::failed_precondition("etcdserver: can only promote a learner member"),
+        ChangeError::NoVoter { .. } | ChangeError::NoLeader { .. } => bad_transferee(),
+        other => Status::new(Code::FailedPrecondition, format!("concur: {other}")),
     }
 }

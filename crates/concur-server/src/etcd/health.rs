@@ -1,4 +1,4 @@
-//! gRPC's health check: serving while a leader is known and the node is not stopping.
+//! gRPC's health check: serving while a leader is known and the node is a member and not stopping.
 
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ impl Etcd {
             return ServingStatus::ServiceUnknown;
         }
         let pulse = self.door.pulse();
-        if pulse.leader() == 0 || pulse.stopping() { ServingStatus::NotServing } else { ServingStatus::Serving }
+        if pulse.leader() == 0 || pulse.stopping() || pulse.removed() { ServingStatus::NotServing } else { ServingStatus::Serving }
     }
 
     async fn report(self, service: String, changes: mpsc::Sender<Result<HealthCheckResponse, Status>>) {

@@ -56,8 +56,12 @@ impl Maintenance for Etcd {
         Err(Status::unimplemented("concur: snapshots in etcd's file format are not served"))
     }
 
-    async fn move_leader(&self, _: Request<pb::MoveLeaderRequest>) -> Result<Response<pb::MoveLeaderResponse>, Status> {
-        Err(Status::unimplemented("concur: the leader cannot be moved through etcd's API"))
+    async fn move_leader(&self, request: Request<pb::MoveLeaderRequest>) -> Result<Response<pb::MoveLeaderResponse>, Status> {
+        let lead = async {
+            self.lead(request.metadata(), request.get_ref().target_id).await?;
+            Ok(Response::new(pb::MoveLeaderResponse { header: None }))
+        };
+        self.metrics.count(Call::MoveLeader, lead).await
     }
 
     async fn downgrade(&self, _: Request<pb::DowngradeRequest>) -> Result<Response<pb::DowngradeResponse>, Status> {

@@ -1,8 +1,9 @@
 //! One namespace as the front door sees it, whatever its state machine.
 
-use crate::driver::{Answer, GroupStatus, Handle};
+use crate::driver::{Answer, GroupStatus, Handle, Image};
 use bytes::Bytes;
 use concur_core::{SessionId, StateMachine};
+use concur_peers::Change;
 use concur_replica::{InSession, Level, Refused};
 use std::future::Future;
 use std::pin::Pin;
@@ -16,6 +17,8 @@ pub(crate) trait Namespace: Send + Sync {
     fn open_session(&self, session: SessionId, timeout: Duration) -> Soon<Answer>;
     fn query(&self, level: Level, body: Bytes, timeout: Duration) -> Soon<Answer>;
     fn status(&self) -> Soon<Result<GroupStatus, Refused>>;
+    fn change(&self, change: Change, timeout: Duration) -> Soon<Answer>;
+    fn image(&self) -> Soon<Result<Image, Refused>>;
 }
 
 impl<M: StateMachine> Namespace for Handle<M> {
@@ -37,5 +40,15 @@ impl<M: StateMachine> Namespace for Handle<M> {
     fn status(&self) -> Soon<Result<GroupStatus, Refused>> {
         let handle = self.clone();
         Box::pin(async move { Handle::status(&handle).await })
+    }
+
+    fn change(&self, change: Change, timeout: Duration) -> Soon<Answer> {
+        let handle = self.clone();
+        Box::pin(async move { Handle::change(&handle, change, timeout).await })
+    }
+
+    fn image(&self) -> Soon<Result<Image, Refused>> {
+        let handle = self.clone();
+        Box::pin(async move { Handle::image(&handle).await })
     }
 }

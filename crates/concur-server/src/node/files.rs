@@ -2,7 +2,7 @@
 
 use super::{NodeError, NodeOptions, io};
 use crate::peers::Life;
-use concur_core::{Ordering, ReplicaId};
+use concur_core::Ordering;
 use concur_store::dir::{DataDir, write_whole};
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -10,7 +10,8 @@ use std::path::Path;
 use std::time::SystemTime;
 
 /// Compares the system with the one that the directory was written by, or notes it down.
-pub(super) fn check_system(dir: &DataDir, options: &NodeOptions) -> Result<(), NodeError> {
+/// Where configurations were changed since, `moved`, a difference is told and is no error.
+pub(super) fn check_system(dir: &DataDir, options: &NodeOptions, moved: bool) -> Result<(), NodeError> {
     let path = dir.root().join("system");
     let wanted = describe(options);
     let found = match std::fs::read_to_string(&path) {
@@ -30,6 +31,10 @@ pub(super) fn check_system(dir: &DataDir, options: &NodeOptions) -> Result<(), N
         (Some(gone), _) => format!("it says “{gone}”, and the configuration does not"),
         (None, Some(added)) => format!("the configuration says “{added}”, and it does not"),
     };
+    if moved {
+        tracing::warn!("the description of this system differs from the data, which count: {difference}");
+        return Ok(());
+    }
     Err(NodeError::OtherSystem { path: dir.root().to_owned(), difference })
 }
 
@@ -39,6 +44,7 @@ fn describe(options: &NodeOptions) -> String {
         let names = set.iter().filter_map(|id| options.members.get(usize::from(id.0)));
         names.map(|member| member.name.as_str()).collect::<Vec<_>>().join(" ")
     };
+    let _ = writeln!(text, "token {}", options.cluster_token);
     let _ = writeln!(text, "members {}", names(concur_core::ReplicaSet::first(options.members.len())));
     for group in &options.groups {
         let order = if group.order == Ordering::Total { "total" } else { "per-key" };
@@ -54,18 +60,18 @@ fn describe(options: &NodeOptions) -> String {
 }
 
 /// Writes down under which lives peers were met.
-pub(crate) fn write_lives(dir: &DataDir, lives: &BTreeMap<ReplicaId, Life>) -> Result<(), NodeError> {
+pub(crate) fn write_lives(dir: &DataDir, lives: &BTreeMap<u64, Life>) -> Result<(), NodeError> {
     let path = dir.root().join("peers");
     let mut text = String::new();
     for (id, life) in lives {
-        let _ = writeln!(text, "{} {} {}", id.0, life.incarnation, life.boot);
+        let _ = writeln!(text, "{id:016x} {} {}", life.incarnation, life.boot);
     }
     let _ = writeln!(text, "end {}", lives.len());
     write_whole(&path, text.as_bytes()).map_err(io(format!("cannot write {}", path.display())))
 }
 
 /// Reads them back.
-pub(super) fn read_lives(dir: &DataDir) -> Result<BTreeMap<ReplicaId, Life>, NodeError> {
+pub(super) fn read_lives(dir: &DataDir) -> Result<BTreeMap<u64, Life>, NodeError> {
     let path = dir.root().join("peers");
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
@@ -78,12 +84,12 @@ pub(super) fn read_lives(dir: &DataDir) -> Result<BTreeMap<ReplicaId, Life>, Nod
     })
 }
 
-fn parse_lives(text: &str) -> Option<BTreeMap<ReplicaId, Life>> {
+fn parse_lives(text: &str) -> Option<BTreeMap<u64, Life>> {
     let mut lives = BTreeMap::new();
     let (lines, end) = text.trim_end().rsplit_once('\n').unwrap_or(("", text.trim_end()));
     for line in lines.lines() {
         let mut words = line.split(' ');
-        let id = ReplicaId(words.next()?.parse().ok()?);
+        let id = u64::from_str_radix(words.next()?, 16).ok()?;
         lives.insert(id, Life { incarnation: words.next()?.parse().ok()?, boot: words.next()?.parse().ok()? });
     }
     (end == format!("end {}", lives.len())).then_some(lives)
@@ -104,7 +110,7 @@ mod tests {
     fn lives_come_back_and_cut_ones_do_not() {
         let text = "0 17 2\n2 18 1\nend 2\n";
         let lives = parse_lives(text).unwrap();
-        assert_eq!(lives[&ReplicaId(2)], Life { incarnation: 18, boot: 1 });
+        assert_eq!(lives[&2], Life { incarnation: 18, boot: 1 });
         for n in 0..text.len() - 1 {
             assert!(parse_lives(&text[..n]).is_none(), "{n}");
         }

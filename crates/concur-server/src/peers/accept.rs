@@ -1,10 +1,10 @@
 //! Accepting: the service that peers' streams come to.
 
-use super::{FromPeer, INBOX_MAX, Life, MESSAGE_BYTES_MAX, Me, Peer, check_hello, sound_urls};
+use super::{Directory, FromPeer, INBOX_MAX, Life, MESSAGE_BYTES_MAX, Me, check_hello, sound_urls};
 use crate::serve::Answering;
-use concur_core::ReplicaId;
+use concur_core::Wire;
 use concur_proto::concur::peer::v1::peer_server::{Peer as PeerService, PeerServer};
-use concur_proto::concur::peer::v1::{Frames, Hello, TransferChunk, TransferRequest};
+use concur_proto::concur::peer::v1::{ClusterReply, ClusterRequest, Frames, Group, Hello};
 use http::Request;
 use hyper::body::Incoming;
 use std::collections::BTreeMap;
@@ -27,9 +27,9 @@ pub(crate) struct Acceptor {
 }
 
 impl Acceptor {
-    pub(super) fn new(me: Me, peers: Vec<Peer>, known: BTreeMap<ReplicaId, Life>, inbox: mpsc::Sender<FromPeer>) -> Self {
+    pub(super) fn new(me: Me, directory: Arc<Mutex<Directory>>, known: BTreeMap<u64, Life>, inbox: mpsc::Sender<FromPeer>) -> Self {
         let lives = known.into_iter().map(|(id, life)| (id, Caller { life, stream: 0 })).collect();
-        let accepting = Accepting { me, peers: Arc::new(peers), callers: Arc::new(Mutex::new(lives)), inbox };
+        let accepting = Accepting { me, directory, callers: Arc::new(Mutex::new(lives)), inbox };
         Self { server: PeerServer::new(accepting).max_decoding_message_size(MESSAGE_BYTES_MAX) }
     }
 }
@@ -51,8 +51,8 @@ impl Service<Request<Incoming>> for Acceptor {
 #[derive(Clone)]
 struct Accepting {
     me: Me,
-    peers: Arc<Vec<Peer>>,
-    callers: Arc<Mutex<BTreeMap<ReplicaId, Caller>>>,
+    directory: Arc<Mutex<Directory>>,
+    callers: Arc<Mutex<BTreeMap<u64, Caller>>>,
     inbox: mpsc::Sender<FromPeer>,
 }
 
@@ -65,24 +65,46 @@ struct Caller {
 
 impl Accepting {
     /// Takes a caller up, and names its stream.
-    fn admit(&self, hello: &Hello) -> Result<(ReplicaId, u64), String> {
-        let peer = self.peers.iter().find(|peer| peer.node == hello.node);
+    fn admit(&self, hello: &Hello) -> Result<(u64, u64), String> {
+        let directory = self.directory.lock().unwrap_or_else(PoisonError::into_inner);
         let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = peer.and_then(|peer| callers.get(&peer.replica)).copied().unwrap_or_default();
-        check_hello(&self.me, hello, peer, known.life)?;
-        let id = peer.map(|peer| peer.replica).ok_or("unknown")?;
-        let caller = callers.entry(id).or_default();
+        let known = callers.get(&hello.node).copied().unwrap_or_default();
+        check_hello(&self.me, hello, directory.peers.get(&hello.node), known.life)?;
+        let caller = callers.entry(hello.node).or_default();
         caller.life = Life { incarnation: hello.incarnation, boot: hello.boot };
         caller.stream += 1;
-        Ok((id, caller.stream))
+        Ok((hello.node, caller.stream))
     }
 
-    fn is_newest(&self, id: ReplicaId, stream: u64) -> bool {
+    /// Whether somebody of this cluster calls whom no configuration known here lists: it may have come in while this node was away.
+    fn is_stranger(&self, hello: &Hello) -> bool {
+        let directory = self.directory.lock().unwrap_or_else(PoisonError::into_inner);
+        let ours = hello.cluster == self.me.cluster && hello.to == self.me.node;
+        ours && !hello.peer.is_empty() && hello.peer.len() <= 256 && !directory.peers.contains_key(&hello.node)
+    }
+
+    /// The groups in which the caller is listed, by its name or by where it is reached.
+    fn groups_of(&self, request: &ClusterRequest) -> Vec<Group> {
+        let directory = self.directory.lock().unwrap_or_else(PoisonError::into_inner);
+        let lists = |listed: &&super::Listed| {
+            let members = &listed.configuration.members;
+            members.iter().any(|member| member.name == request.name || request.peers.contains(&member.peer))
+        };
+        let group = |listed: &super::Listed| Group {
+            id: listed.id.0,
+            namespace: listed.namespace.clone(),
+            per_key: listed.per_key,
+            configuration: listed.configuration.to_bytes(),
+        };
+        directory.groups.iter().filter(lists).map(group).collect()
+    }
+
+    fn is_newest(&self, id: u64, stream: u64) -> bool {
         let callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
         callers.get(&id).is_some_and(|caller| caller.stream == stream)
     }
 
-    async fn read(self, id: ReplicaId, stream: u64, mut frames: Streaming<Frames>, _open: mpsc::Sender<Result<Frames, Status>>) {
+    async fn read(self, id: u64, stream: u64, mut frames: Streaming<Frames>, _open: mpsc::Sender<Result<Frames, Status>>) {
         while let Ok(Some(message)) = frames.message().await {
             if !self.is_newest(id, stream) || self.inbox.send(FromPeer::Frames(id, message.frames)).await.is_err() {
                 return;
@@ -94,7 +116,6 @@ impl Accepting {
 #[tonic::async_trait]
 impl PeerService for Accepting {
     type StreamStream = ReceiverStream<Result<Frames, Status>>;
-    type TransferStream = tokio_stream::Empty<Result<TransferChunk, Status>>;
 
     async fn stream(&self, request: tonic::Request<Streaming<Frames>>) -> Result<Response<Self::StreamStream>, Status> {
         let mut frames = request.into_inner();
@@ -103,6 +124,9 @@ impl PeerService for Accepting {
         let hello = first.and_then(|first| first.hello).ok_or_else(|| Status::invalid_argument("a stream begins with a hello"))?;
         let (id, stream) = self.admit(&hello).map_err(|why| {
             tracing::warn!(node = format!("{:016x}", hello.node), "a peer was refused: {why}");
+            if self.is_stranger(&hello) {
+                let _ = self.inbox.try_send(FromPeer::Stranger(hello.peer.clone()));
+            }
             Status::failed_precondition(why)
         })?;
         let life = Life { incarnation: hello.incarnation, boot: hello.boot };
@@ -117,7 +141,18 @@ impl PeerService for Accepting {
         Ok(Response::new(ReceiverStream::new(answers)))
     }
 
-    async fn transfer(&self, _: tonic::Request<TransferRequest>) -> Result<Response<Self::TransferStream>, Status> {
-        Err(Status::unimplemented("state travels in the stream's envelopes"))
+    async fn cluster(&self, request: tonic::Request<ClusterRequest>) -> Result<Response<ClusterReply>, Status> {
+        let request = request.into_inner();
+        if request.token != self.me.token {
+            return Err(Status::failed_precondition("this cluster has another token (--initial-cluster-token): correct it"));
+        }
+        let groups = self.groups_of(&request);
+        if groups.is_empty() {
+            return Err(Status::not_found(format!(
+                "no member of this cluster is called {0}: run `concur member add {0} PEER-URL`",
+                request.name
+            )));
+        }
+        Ok(Response::new(ClusterReply { cluster: self.me.cluster, groups }))
     }
 }

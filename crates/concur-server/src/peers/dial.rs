@@ -24,7 +24,7 @@ pub(super) async fn run(me: Me, peer: Peer, outbox: Arc<Outbox>, inbox: mpsc::Se
     while !outbox.is_closed() && !inbox.is_closed() {
         let ended = once(&me, &peer, &outbox, &inbox, &mut pause).await;
         outbox.disconnect();
-        if inbox.send(FromPeer::Health(peer.replica, Health::Down)).await.is_err() {
+        if inbox.send(FromPeer::Health(peer.node, Health::Down)).await.is_err() {
             return;
         }
         if let Err(why) = ended
@@ -55,7 +55,7 @@ async fn once(me: &Me, peer: &Peer, outbox: &Arc<Outbox>, inbox: &mpsc::Sender<F
     outbox.connect();
     *pause = PAUSE;
     tracing::debug!(peer = peer.name, "stream begun");
-    let _ = inbox.send(FromPeer::Health(peer.replica, Health::Up)).await;
+    let _ = inbox.send(FromPeer::Health(peer.node, Health::Up)).await;
     // Nothing more comes on this side: it ends when the peer, or the connection, does.
     loop {
         match answers.message().await {
@@ -66,7 +66,7 @@ async fn once(me: &Me, peer: &Peer, outbox: &Arc<Outbox>, inbox: &mpsc::Sender<F
     }
 }
 
-async fn connect(address: &str) -> Result<Channel, String> {
+pub(crate) async fn connect(address: &str) -> Result<Channel, String> {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| error.to_string())?;
     let endpoint = endpoint
         .tcp_nodelay(true)

@@ -138,6 +138,7 @@ impl Driver {
             Job::Status(reply) => {
                 let _ = reply.send(self.status());
             }
+            Job::Change(asked) => drop(asked.reply.send(Err(concur_server::door::Refusal::Unsupported("members do not change here")))),
             Job::Upkeep(_, reply) => {
                 let _ = reply.send(Ok(()));
             }
@@ -147,7 +148,7 @@ impl Driver {
     fn status(&self) -> Status {
         let url = format!("http://{}", self.address);
         let member =
-            Member { id: IDENTITY.member, name: "n1".into(), peer_urls: vec![url.clone()], client_urls: vec![url], observer: false };
+            Member { id: IDENTITY.member, name: "n1".into(), peer_urls: vec![url.clone()], client_urls: vec![url], ..Member::default() };
         let used = self.kv.status().used_bytes;
         Status {
             strategy: "none".into(),
