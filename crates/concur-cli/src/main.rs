@@ -27,6 +27,10 @@ use clap::{Parser, Subcommand};
 use exit::{Exit, Outcome};
 use std::process::ExitCode;
 
+/// The simulator and the server both make and drop small things all the time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Consensus in the form that fits: validate, run and use replicated systems.
 #[derive(Debug, Parser)]
 #[command(name = "concur", version, propagate_version = true, after_help = EXIT_CODES)]

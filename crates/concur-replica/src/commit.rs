@@ -8,6 +8,8 @@ use concur_network::Body;
 
 /// After how many heartbeats peers are told again what did not change.
 const PROGRESS_AGAIN: u32 = 16;
+/// How many heartbeats lie at least between one telling and the next of what changed.
+const PROGRESS_EVERY: u32 = 2;
 /// In a partial order, a voter that lags by more is not waited for: it is given state.
 const LAG_INSTANCES_MAX: u64 = 16_384;
 
@@ -151,7 +153,9 @@ impl<M: StateMachine> Replica<M> {
 
     /// Tells the members how far this replica is, when that changed, and now and then though it did not.
     pub(crate) fn tell_progress(&mut self, out: &mut Output) {
-        if self.empty || (self.stored == self.progress_told && self.now < self.progress_due) {
+        let again = self.settings.config.heartbeat * (PROGRESS_AGAIN - PROGRESS_EVERY);
+        let due = if self.stored == self.progress_told { self.progress_due } else { self.progress_due - again };
+        if self.empty || self.now < due {
             return;
         }
         self.tell_everyone(self.other_members(), out);

@@ -23,7 +23,8 @@ use crate::api::{Output, Refused, Reply, Status};
 use crate::replica::Replica;
 use bytes::Bytes;
 use concur_core::{
-    AnyBoot, AnyInput, AnyProtocol, Epoch, Frontier, Health, Mark, ReplicaId, ReplicaSet, Rng, Seal, Start, StateMachine, Time, Wire,
+    AnyBoot, AnyInput, AnyProtocol, Epoch, Frontier, Health, Inspection, Mark, ReplicaId, ReplicaSet, Rng, Seal, Start, StateMachine, Time,
+    Wire,
 };
 use concur_execution::{Level, Sequencer};
 use concur_network::Body;
@@ -197,7 +198,7 @@ impl<M: StateMachine> Replica<M> {
     /// What this replica says of itself.
     pub fn status(&self) -> Status {
         Status {
-            protocol: self.protocol.as_ref().map(|protocol| protocol.inspect()).unwrap_or_default(),
+            protocol: self.inspect(),
             executed: self.sequencer.frontier(),
             stored: self.stored.clone(),
             peers: self.peer_status(),
@@ -213,7 +214,13 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
-    fn role(&self) -> &'static str {
+    /// What its vote says of itself; nothing where it has none.
+    pub fn inspect(&self) -> Inspection {
+        self.protocol.as_ref().map(|protocol| protocol.inspect()).unwrap_or_default()
+    }
+
+    /// What it is in the group now, in a word.
+    pub fn role(&self) -> &'static str {
         match self.settings.configuration.member(self.me()) {
             _ if self.passage.is_some() => "sealed",
             _ if self.empty => "joining",

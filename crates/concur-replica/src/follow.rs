@@ -76,7 +76,8 @@ impl<M: StateMachine> Replica<M> {
         if epoch <= self.epoch() || self.protocol.is_none() || self.passage.is_some() || self.following.source.is_some() {
             return;
         }
-        self.following = Following { source: Some(from), chosen: self.following.chosen, ask_at: self.now, ..Following::default() };
+        let (chosen, now) = (self.following.chosen, self.now);
+        self.following = Following { source: Some(from), chosen, ask_at: now, progressed_at: now, ..Following::default() };
         self.follow_on(out);
     }
 
@@ -108,10 +109,12 @@ impl<M: StateMachine> Replica<M> {
         held
     }
 
-    /// Whether the source has had nothing new for long, and others have: it may be cut off itself, or was removed.
+    /// Whether the source has had nothing new for long, and others have: it may be cut off itself, or was removed. One that was in a
+    /// later epoch may have lost it in a crash: a voter looks again whom to follow, if anybody.
     fn is_left_behind(&self) -> bool {
-        let stale = self.now.since(self.following.progressed_at) > self.settings.config.election;
-        stale && self.protocol.is_none() && self.other_members().iter().any(|id| Some(id) != self.following.source && self.is_ahead(id))
+        let stale = self.now.since(self.following.progressed_at) > self.settings.config.election && !self.transfers.fetching();
+        let other = |id: ReplicaId| Some(id) != self.following.source && self.is_ahead(id);
+        stale && (self.protocol.is_some() || self.other_members().iter().any(other))
     }
 
     /// Whether a member is there and has executed something that is not executed here.
@@ -181,6 +184,9 @@ impl<M: StateMachine> Replica<M> {
         self.send_body(ReplicaSet::one(from), false, Body::FollowWanted { frontier: None, begins: false }, out);
         if self.protocol.is_none() {
             return self.execute_fed(entries, out);
+        }
+        if !entries.is_empty() {
+            self.following.progressed_at = self.now;
         }
         self.following.gathered.extend(entries);
         let epoch = self.epoch();

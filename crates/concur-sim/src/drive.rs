@@ -20,6 +20,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 const GROUP: GroupId = GroupId(0);
+/// When a write is tried again that found the disk full.
+const FULL_RETRY: Duration = Duration::from_millis(100);
 
 impl World<'_> {
     /// Starts a node's process.
@@ -303,7 +305,7 @@ impl World<'_> {
     /// Whether a node leads, in which epoch and at which ballot: nobody else must.
     fn leads(&mut self, index: usize) -> Result<Option<(Epoch, u64)>, Violation> {
         let process = self.nodes[index].process.as_ref().expect("only a running process leads");
-        let (protocol, epoch) = (process.replica.status().protocol, process.replica.settings().config.epoch);
+        let (protocol, epoch) = (process.replica.inspect(), process.replica.settings().config.epoch);
         if protocol.role != "leader" {
             return Ok(None);
         }
@@ -397,7 +399,7 @@ impl World<'_> {
             Err(LogError::Full { .. }) => {
                 self.met.insert("log full");
                 let boot = node.boot;
-                self.after(Duration::from_millis(10), Thing::Rewrite { node: index, boot });
+                self.after(FULL_RETRY, Thing::Rewrite { node: index, boot });
                 return Ok(());
             }
             Err(_) => {
@@ -460,9 +462,9 @@ impl World<'_> {
             self.lose_power(index);
             return Ok(());
         }
-        let status = process.replica.status();
-        if process.log.pending_bytes() == 0 && status.role == "voter" {
-            node.ballot = node.ballot.max((status.configuration.epoch, status.protocol.ballot));
+        if process.log.pending_bytes() == 0 && process.replica.role() == "voter" {
+            let epoch = process.replica.settings().config.epoch;
+            node.ballot = node.ballot.max((epoch, process.replica.inspect().ballot));
         }
         // What waited is on its way before what was waited for goes out: the disk is never idle.
         self.write(index)?;

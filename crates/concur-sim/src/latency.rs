@@ -93,7 +93,7 @@ pub fn measure(strategy: Strategy, topology: &Topology, sites: &[usize], one_key
     let verdict = world.live();
     assert_eq!(verdict, Ok(()), "nothing goes wrong where nothing but distance takes time");
     let leader = world.nodes.iter().filter_map(|node| node.process.as_ref()).find_map(|process| {
-        let protocol = process.replica.status().protocol;
+        let protocol = process.replica.inspect();
         (protocol.role == "leader").then(|| process.replica.settings().config.me)
     });
     let first = |client: &crate::clients::Client| client.history[0].clone();

@@ -172,7 +172,9 @@ impl World<'_> {
         self.kill(index, up_again);
         let node = &mut self.nodes[index];
         let Some(copied) = node.copy.take() else { return };
-        let Copied { disk, image, met, life } = *copied;
+        let Copied { mut disk, image, met, life } = *copied;
+        // It is put back where there is room.
+        disk.set_capacity_bytes(u64::MAX);
         (node.disk, node.image, node.met, node.life) = (Some(disk), image, met, life);
         (node.shunned, node.down_until, node.paused, node.disk_full) = (true, up_again, false, false);
         self.note_world(index, || format!("is given back an old copy of its disk, of its {}. run", life.run));

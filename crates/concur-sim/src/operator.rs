@@ -200,8 +200,9 @@ impl World<'_> {
     fn leader(&self) -> Option<ReplicaId> {
         let running = self.nodes.iter().filter_map(|node| Some((node.id?, node.process.as_ref()?)));
         let newest = self.roster.newest().epoch;
-        let leads = running.map(|(id, process)| (id, process.replica.status())).filter(|(_, status)| status.protocol.role == "leader");
-        leads.filter(|(_, status)| status.configuration.epoch == newest).max_by_key(|(_, status)| status.protocol.ballot).map(|(id, _)| id)
+        let here = running.filter(|(_, process)| process.replica.settings().config.epoch == newest);
+        let leads = here.map(|(id, process)| (id, process.replica.inspect())).filter(|(_, inspected)| inspected.role == "leader");
+        leads.max_by_key(|(_, inspected)| inspected.ballot).map(|(id, _)| id)
     }
 
     /// The machine that is asked.

@@ -58,8 +58,9 @@ impl World<'_> {
             return Ok(());
         };
         steady.looks += 1;
-        let process = self.nodes[usize::from(steady.leader.0)].process.as_ref().expect("all run");
-        let protocol = process.replica.status().protocol;
+        // It may have died of its disk, and not been started since.
+        let Some(process) = &self.nodes[usize::from(steady.leader.0)].process else { return Ok(()) };
+        let protocol = process.replica.inspect();
         if protocol.role == "leader" && protocol.ballot == steady.ballot {
             self.met.extend((steady.looks >= LOOKS).then_some("a leader with a quorum kept on"));
             self.steady = Some(steady);
@@ -105,7 +106,7 @@ impl World<'_> {
         let epoch = self.roster.newest().epoch;
         let running = self.nodes.iter().enumerate().filter_map(|(index, node)| Some((ReplicaId(index as u8), node.process.as_ref()?)));
         let here = running.filter(|(_, process)| process.replica.settings().config.epoch == epoch);
-        let seen: Vec<_> = here.map(|(machine, process)| (machine, process.replica.status().protocol)).collect();
+        let seen: Vec<_> = here.map(|(machine, process)| (machine, process.replica.inspect())).collect();
         let (leader, ballot) =
             seen.iter().filter(|(_, it)| it.role == "leader").map(|&(machine, ref it)| (machine, it.ballot)).max_by_key(|it| it.1)?;
         if seen.iter().any(|(_, it)| it.ballot > ballot) {

@@ -394,7 +394,8 @@ impl<'a> World<'a> {
                 && self.now.since(since) > patience
             {
                 let waited = self.now.since(since);
-                return Err(Violation::new("liveness", format!("client c{} made no progress for {waited:?}: {what}", client.index)));
+                let message = format!("client c{} made no progress for {waited:?}: {what};{}", client.index, self.where_all_are());
+                return Err(Violation::new("liveness", message));
             }
         }
         if self.clients.iter().any(|client| !client.is_done()) {
@@ -438,6 +439,31 @@ impl<'a> World<'a> {
             (!self.ledger.complete(process.replica.machine().chains()), "has not executed everything"),
         ];
         lags.into_iter().find(|(lags, _)| *lags).map(|(_, what)| what)
+    }
+
+    /// Where every machine of the group is, in a line.
+    fn where_all_are(&self) -> String {
+        let newest = self.roster.newest();
+        let mut text = format!(" the newest epoch is {} of {};", newest.epoch.0, newest.strategy);
+        for (index, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.id.is_some()) {
+            text += &match &node.process {
+                None => format!(" r{index} is down;"),
+                Some(process) => {
+                    let status = process.replica.status();
+                    let (role, protocol) = (status.role, &status.protocol);
+                    let votes = format!("{} at {}", protocol.role, protocol.ballot);
+                    let follows = status.follows.map_or(String::new(), |id| format!(" behind {id}"));
+                    let passes = status.change.map_or(String::new(), |what| format!(", {what}"));
+                    format!(
+                        " r{index} as {:?}: {role} {votes} in {:?} of {:?}{follows}{passes};",
+                        node.id,
+                        status.executed,
+                        status.configuration.voters()
+                    )
+                }
+            };
+        }
+        text
     }
 
     fn who_lags(&self) -> String {
