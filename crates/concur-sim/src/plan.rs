@@ -81,7 +81,7 @@ impl Plan {
     /// Draws the wishes of a run in which these kinds of trouble may strike; `whole` is the time until everything is healed.
     pub(crate) fn draw(rng: &mut Rng, faults: &[Fault], replicas: usize, whole: Duration) -> Self {
         let kinds = kinds(faults);
-        if kinds.is_empty() || rng.chance(60_000) {
+        if kinds.is_empty() {
             return Self::default();
         }
         let mut wishes = match rng.below(10) {
@@ -89,6 +89,7 @@ impl Plan {
             0..=3 => series(rng, &kinds, whole),
             _ => scattered(rng, &kinds, whole),
         };
+        complete(rng, faults, whole, &mut wishes);
         wishes.sort_by_key(|wish| wish.at);
         let comes = wishes.iter().filter(|wish| matches!(wish.kind, Kind::AddVoter | Kind::AddObserver | Kind::Replace)).count();
         Self { spares: comes.min(5).min(MACHINES_MAX - replicas), wishes }
@@ -146,6 +147,19 @@ fn scattered(rng: &mut Rng, all: &[Kind], whole: Duration) -> Vec<Wish> {
         wishes.push(Wish { at: together.unwrap_or(at), ..any(rng, all) });
     }
     wishes
+}
+
+/// In every run somebody is wanted in or out, and another strategy is, if both may be.
+fn complete(rng: &mut Rng, faults: &[Fault], whole: Duration, wishes: &mut Vec<Wish>) {
+    let is_change = |wish: &Wish| !matches!(wish.kind, Kind::Switch | Kind::AddObserver | Kind::RemoveObserver);
+    let changes = (Fault::Change, [Kind::AddVoter, Kind::Remove, Kind::RemoveLeader, Kind::Replace], wishes.iter().any(is_change));
+    let switches = (Fault::Switch, [Kind::Switch; 4], wishes.iter().any(|wish| wish.kind == Kind::Switch));
+    for (fault, kinds, is_there) in [changes, switches] {
+        if faults.contains(&fault) && !is_there {
+            let at = Duration::from_micros(rng.between(whole.as_micros() as u64 / 5, whole.as_micros() as u64 * 9 / 10));
+            wishes.push(Wish { at, ..any(rng, &kinds) });
+        }
+    }
 }
 
 fn any(rng: &mut Rng, kinds: &[Kind]) -> Wish {
