@@ -55,8 +55,9 @@ pub struct Settings {
     pub feed_bytes_max: usize,
     /// A member that lags by no more decisions is close behind.
     pub close_instances_max: u64,
-    /// A voter that was silent for so long, in a group without a leader, is made an observer that is promoted when it is back;
-    /// what it has not seen would be kept for it otherwise. `None`: it is waited for.
+    /// A voter that was silent for so long, or has come to lack much, in a group without a leader, is made an observer that is
+    /// promoted when it is back and close behind; until then what it has not seen is kept for it. `None`, for a group whose voters
+    /// never change: it is neither given up nor is anything kept for it.
     pub absence_max: Option<Duration>,
     /// Whether [`Output::executed`] and [`Output::decided`] are filled, from the start on.
     pub record_executions: bool,

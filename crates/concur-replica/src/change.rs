@@ -6,12 +6,15 @@
 //! propose at once the first executed wins, and the others go back.
 
 use crate::api::{Output, Reply, Token};
-use crate::commit::Peer;
+use crate::commit::{LAG_INSTANCES_MAX, Peer};
 use crate::replica::Replica;
 use concur_core::{AnyInput, BatchId, ReplicaId, ReplicaSet, Seal, StateMachine, Time, Value, Wire};
 use concur_execution::Level;
 use concur_peers::{Change, ChangeError, Configuration, Outcome, Role};
 use std::time::Duration;
+
+/// A voter that is there and lags by more decisions is given up until it is close behind.
+const SLOW_INSTANCES_MAX: u64 = 8 * LAG_INSTANCES_MAX;
 
 impl<M: StateMachine> Replica<M> {
     /// A client asks for a change.
@@ -138,11 +141,19 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
-    /// A voter that has long been away is made an observer, which is promoted when it is back, where what it lacks would be kept.
+    /// A voter that has long been away, or lacks much, is made an observer, which is promoted when it is back and close behind: what
+    /// it lacks would be kept for it.
     fn go_on_without_absent(&mut self, out: &mut Output) {
         let Some(absence) = self.settings.absence_max.filter(|_| !self.settings.strategy.traits.has_leader) else { return };
-        let silent = |id: &ReplicaId| self.peers.get(id).is_some_and(|peer| self.now.since(peer.heard_at) > absence + self.my_turn());
-        let Some(id) = self.settings.config.others().iter().find(silent) else { return };
+        let turn = self.my_turn();
+        let absent = |id: &ReplicaId| {
+            self.peers.get(id).is_some_and(|peer| {
+                let (silent, lag) = (self.now.since(peer.heard_at), self.lag(peer).unwrap_or(0));
+                silent > absence.saturating_add(turn)
+                    || lag > if silent > self.silence() + turn { LAG_INSTANCES_MAX } else { SLOW_INSTANCES_MAX }
+            })
+        };
+        let Some(id) = self.settings.config.others().iter().find(absent) else { return };
         if self.propose_change(Change::Rebuild { id }, None, out).is_ok() {
             out.notes.push(("absent voter given up", None));
         }

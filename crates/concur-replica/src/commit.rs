@@ -10,8 +10,8 @@ use concur_network::Body;
 const PROGRESS_AGAIN: u32 = 16;
 /// How many heartbeats lie at least between one telling and the next of what changed.
 const PROGRESS_EVERY: u32 = 2;
-/// In a partial order, a voter that lags by more is not waited for: it is given state.
-const LAG_INSTANCES_MAX: u64 = 16_384;
+/// In a partial order, a voter that is away and lags by more is not waited for: it is given state.
+pub(crate) const LAG_INSTANCES_MAX: u64 = 16_384;
 
 /// What is known of another member.
 #[derive(Debug, Default)]
@@ -91,8 +91,8 @@ impl<M: StateMachine> Replica<M> {
         }
         let floor = match (traits.floor, traits.order) {
             (Floor::Local, Ordering::Total) => Some(self.stored.clone()),
-            (Floor::Local, Ordering::Partial) => self.floor_among(self.near()),
-            (Floor::AllVoters, _) => self.floor_among(self.settings.config.others()),
+            (Floor::Local, Ordering::Partial) if self.settings.absence_max.is_none() => self.floor_among(self.near()),
+            (Floor::Local, Ordering::Partial) | (Floor::AllVoters, _) => self.floor_among(self.settings.config.others()),
         };
         let Some(floor) = floor else { return };
         let mut floor = self.transfers.hold(floor);
@@ -105,9 +105,10 @@ impl<M: StateMachine> Replica<M> {
 
     /// What this replica and these hold durably, lane by lane, if all of them told and they are a quorum.
     ///
-    /// Where every voter has to, one that is away holds the floor down for everyone: such a protocol bounds what it keeps by not
-    /// proposing. In a partial order two replicas may each have executed what the other has not; had both forgotten it, neither's
-    /// state could replace the other's. So nothing is forgotten that a voter lacks which is there and keeps up.
+    /// In a partial order two replicas may each have executed what the other has not; had both forgotten it, neither's state could
+    /// replace the other's. So nothing is forgotten that a voter lacks. One that is away holds the floor down until the others go on
+    /// without it ([`Replica::keep_promises`]). Where who votes never changes, it is not waited for: should the only replica be lost
+    /// that had seen both sides of a partition, what was forgotten on either is lost to the other.
     fn floor_among(&self, others: ReplicaSet) -> Option<Frontier> {
         let config = &self.settings.config;
         let mut floor = self.stored.clone();

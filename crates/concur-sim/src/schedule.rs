@@ -199,6 +199,7 @@ impl Schedule {
         tuning.draw_for_epochs(&mut apart, &episodes);
         let strategy = options.strategy;
         let (spares, wishes, operated) = (plan.spares, plan.wishes, !of_epochs.is_empty());
+        tuning.absence_max = tuning.absence_max.filter(|_| operated);
         let harassed = operated && apart.chance(400_000);
         Self { seed, strategy, replicas, spares, ordering, tuning, network, keys, clients, episodes, wishes, operated, harassed, healed }
     }
@@ -254,7 +255,8 @@ impl Tuning {
         self.close_instances_max = [16, 256, 1_024][rng.below(3) as usize];
         let loses = |episode: &Episode| matches!(episode.fault, Fault::LostDisk | Fault::OldCopy | Fault::FlippedByte);
         let absence = self.election * rng.between(4, 10) as u32;
-        self.absence_max = Some(absence).filter(|_| rng.chance(300_000) && !episodes.iter().any(loses));
+        let gives_up = rng.chance(300_000) && !episodes.iter().any(loses);
+        self.absence_max = Some(if gives_up { absence } else { Duration::MAX });
     }
 
     fn draw(rng: &mut Rng, wide: bool) -> Self {

@@ -193,7 +193,7 @@ impl System {
             joins: false,
             dynamic: self.peer_management == PeerManagement::Dynamic,
             strategies: concur_decision::find,
-            absence_max: Some(ABSENCE_MAX),
+            absence_max: (self.peer_management == PeerManagement::Dynamic).then_some(ABSENCE_MAX),
             data_dir,
             groups: self.groups(),
             etcd_group: self.etcd_group(),

@@ -30,8 +30,8 @@
 //! **Dependencies are a number a lane,** every interfering instance below it. In the coordinator's own lane its own list is
 //! right as it is (its earlier commands are in its index), so that voters add nothing there and reordered messages cost nothing.
 //!
-//! **Forgetting.** What is executed durably here may be forgotten here ([`Floor::Local`]), so that a dead voter pins nothing; but it
-//! is kept until all voters have executed it, as long as memory allows. It is decided, so a forgetter answers every question about
+//! **Forgetting.** What is executed durably here may be forgotten here ([`Floor::Local`]), so that a dead voter pins nothing for ever;
+//! but the replica keeps it until all voters have executed it, or the group has gone on without them. It is decided, so a forgetter answers every question about
 //! it with "decided, fetch my state"; recovery counts only those who remember; and the index answers with at least the bound of
 //! what was evicted from it, so that nothing interfering goes unlisted. (Validation, were it added, would ask about executed
 //! instances, and then the floor must be what all voters executed.)
