@@ -18,6 +18,7 @@ mod output;
 mod reach;
 mod serve;
 mod shell;
+mod snapshot;
 mod store;
 mod strategies;
 mod txn;
@@ -65,6 +66,9 @@ enum Command {
     Strategy(member::Strategy),
     Status(cluster::Status),
     #[command(subcommand)]
+    Snapshot(snapshot::Snapshot),
+    Recover(snapshot::Recover),
+    #[command(subcommand)]
     Config(config::Config),
     /// Load a cluster, ours or any of etcd's API, and measure it
     Bench(Box<concur_bench::BenchArgs>),
@@ -93,6 +97,8 @@ impl Command {
             Self::Member(command) => command.run(),
             Self::Strategy(command) => command.run(),
             Self::Status(command) => command.run(),
+            Self::Snapshot(command) => command.run(),
+            Self::Recover(command) => command.run(),
             Self::Config(command) => command.run(),
             Self::Bench(args) => exit::done(concur_bench::run(*args)),
             Self::Check(command) => command.run(),

@@ -3,9 +3,9 @@
 use crate::config;
 use crate::exit::{Exit, Failure, Outcome};
 use clap::{Args, ValueEnum};
-use concur::{Document, Member, NodeError, Retention, RunError, Serving, System, parse_duration};
+use concur::{DecisionMaking, Document, Member, NodeError, Retention, RunError, Serving, System, parse_duration};
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -124,10 +124,7 @@ impl Serve {
     /// The system, and which member this node is.
     fn system(&self) -> Outcome<(System, String)> {
         let mut system = match &self.config {
-            Some(file) => {
-                let document = Document::read(&config::read(file)?);
-                document.into_system().map_err(|invalid| Failure::new(Exit::Invalid, format!("{}\n{invalid}", file.display())))?
-            }
+            Some(file) => system_of_file(file)?,
             None => self.system_of_flags()?,
         };
         system.insecure |= self.insecure;
@@ -157,29 +154,14 @@ impl Serve {
         let first = |list: &[String], default: &str| list.first().cloned().unwrap_or_else(|| default.into());
         let advertised = addresses("--initial-advertise-peer-urls", &self.initial_advertise_peer_urls)?;
         let own_peer = first(&advertised, &first(&listen_peer, "127.0.0.1:2380"));
-        let mut members: Vec<Member> = Vec::new();
-        for entry in &self.initial_cluster {
-            let (name, url) = entry
-                .split_once('=')
-                .ok_or_else(|| Failure::new(Exit::Usage, format!("--initial-cluster takes NAME=URL, not `{entry}`")))?;
-            // A member with several URLs is reached by the first.
-            if !members.iter().any(|member| member.name == name) {
-                members.push(Member::new(name, address("--initial-cluster", url)?, ""));
-            }
-        }
+        let mut members = members_of(&self.initial_cluster)?;
         if members.is_empty() {
             members.push(Member::new(&name, own_peer, ""));
         }
         if let Some(own) = members.iter_mut().find(|member| member.name == name) {
             own.client = first(&listen_client, "127.0.0.1:2379");
         }
-        let decision_making = match &self.strategy {
-            None => System::default().decision_making,
-            Some(name) => concur::find(name).map(Into::into).ok_or_else(|| {
-                let names: Vec<&str> = concur::registry().iter().map(|strategy| strategy.traits.name).collect();
-                Failure::new(Exit::Invalid, format!("error[C005]: no strategy is called `{name}`; there are {}", names.join(", ")))
-            })?,
-        };
+        let decision_making = decision_making_of(self.strategy.as_deref())?;
         let own_dir = PathBuf::new();
         Ok(System { quorum_size: members.len(), members, decision_making, data_dir: own_dir, ..System::default() })
     }
@@ -202,11 +184,40 @@ impl Serve {
     }
 }
 
+/// The system that a file describes.
+pub(crate) fn system_of_file(file: &Path) -> Outcome<System> {
+    let document = Document::read(&config::read(file)?);
+    document.into_system().map_err(|invalid| Failure::new(Exit::Invalid, format!("{}\n{invalid}", file.display())))
+}
+
+/// The members that `--initial-cluster` lists.
+pub(crate) fn members_of(initial_cluster: &[String]) -> Outcome<Vec<Member>> {
+    let mut members: Vec<Member> = Vec::new();
+    for entry in initial_cluster {
+        let (name, url) =
+            entry.split_once('=').ok_or_else(|| Failure::new(Exit::Usage, format!("--initial-cluster takes NAME=URL, not `{entry}`")))?;
+        // A member with several URLs is reached by the first.
+        if !members.iter().any(|member| member.name == name) {
+            members.push(Member::new(name, address("--initial-cluster", url)?, ""));
+        }
+    }
+    Ok(members)
+}
+
+/// The strategy of that name, or the one that is taken where none is named.
+pub(crate) fn decision_making_of(name: Option<&str>) -> Outcome<DecisionMaking> {
+    let Some(name) = name else { return Ok(System::default().decision_making) };
+    concur::find(name).map(Into::into).ok_or_else(|| {
+        let names: Vec<&str> = concur::registry().iter().map(|strategy| strategy.traits.name).collect();
+        Failure::new(Exit::Invalid, format!("error[C005]: no strategy is called `{name}`; there are {}", names.join(", ")))
+    })
+}
+
 fn failure(error: RunError) -> Failure {
     let exit = match &error {
         RunError::Invalid(_) | RunError::NoSuchMember { .. } | RunError::NoAddress { .. } => Exit::Invalid,
         RunError::Node { error: NodeError::OtherSystem { .. }, .. } => Exit::Invalid,
-        RunError::Node { .. } | RunError::Io { .. } => Exit::Failure,
+        RunError::Node { .. } | RunError::Offline(_) | RunError::Io { .. } => Exit::Failure,
     };
     Failure::new(exit, error.to_string())
 }

@@ -48,6 +48,15 @@ const META_FORMAT: u8 = 1;
 wire_enum!(Ordering { 0 => Total, 1 => PerKey });
 wire_struct!(Meta { format, ordering, revision, compacted, cursor, floor, quota_bytes, txn_ops_max, paused_ms, alarms });
 
+/// What an image's summary says, if `key` is that of the summary: how the store orders, and its revision.
+pub fn image_summary(key: &[u8], value: &Bytes) -> Result<Option<(Ordering, Revision)>, Corrupt> {
+    if key != [META] {
+        return Ok(None);
+    }
+    let meta = Meta::from_bytes(value)?;
+    Ok(Some((meta.ordering, meta.revision)))
+}
+
 impl Kv {
     /// What changed in the durable image since the last call.
     pub fn changes(&mut self) -> Vec<Change> {

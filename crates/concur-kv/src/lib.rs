@@ -46,6 +46,7 @@ pub use check::{LEASE_TTL_MAX_S, TXN_OPS_MAX, check, check_query, check_range, c
 pub use command::*;
 pub use error::KvError;
 pub use footprint::footprint;
+pub use image::image_summary;
 pub use kv::{Config, Kv, Ordering, QUOTA_BYTES};
 pub use lease::ttl_least_s;
 pub use record::{KeyValue, LeaseId, Record, Revision};

@@ -279,10 +279,29 @@ impl<M: StateMachine> Replica<M> {
     }
 }
 
-/// The epoch in which a kept state stands; none if nothing was kept yet.
-pub fn epoch_of(image: &[(Bytes, Bytes)]) -> Result<Option<Epoch>, Corrupt> {
+/// Who is in, as a kept state says; none if nothing was kept yet.
+pub fn configuration_of(image: &[(Bytes, Bytes)]) -> Result<Option<Configuration>, Corrupt> {
     let found = image.iter().find(|(key, _)| key == CONFIGURATION_KEY);
-    Ok(found.map(|(_, value)| Configuration::from_bytes(value)).transpose()?.map(|configuration| configuration.epoch))
+    Ok(found.map(|(_, value)| Configuration::from_bytes(value)).transpose()?)
+}
+
+/// The logged time at which a kept state stands.
+pub fn logged_ms_of(image: &[(Bytes, Bytes)]) -> Result<u64, Corrupt> {
+    let mut executed = Executed::default();
+    for (key, value) in image.iter().filter(|(key, _)| is_of_replica(key) && key != MARK_KEY && key != CONFIGURATION_KEY) {
+        executed.load(&key.slice(1..), value)?;
+    }
+    Ok(executed.logged_ms())
+}
+
+/// Whether an entry of a kept state is the replica's own, and not its machine's.
+pub fn is_of_replica(key: &[u8]) -> bool {
+    key.first() == Some(&EXECUTED_PREFIX)
+}
+
+/// What an entry of a kept state is called by the machine whose it is.
+pub fn machine_key(key: &Bytes) -> Option<Bytes> {
+    (key.first() == Some(&MACHINE_PREFIX)).then(|| key.slice(1..))
 }
 
 /// A state as it is kept, made to stand at the start of another epoch: what a group goes on from that was cut off from its quorum
@@ -292,8 +311,7 @@ pub fn stand_elsewhere(
     image: &[(Bytes, Bytes)],
     next: impl FnOnce(&Configuration) -> Configuration,
 ) -> Result<(Configuration, Vec<(Bytes, Bytes)>), Corrupt> {
-    let found = image.iter().find(|(key, _)| key == CONFIGURATION_KEY).ok_or_else(|| Corrupt::new("the state does not say who is in"))?;
-    let before = Configuration::from_bytes(&found.1)?;
+    let before = configuration_of(image)?.ok_or_else(|| Corrupt::new("the state does not say who is in"))?;
     let next = next(&before);
     if next.epoch <= before.epoch {
         return Err(Corrupt::new(format!("epoch {} does not follow epoch {}", next.epoch.0, before.epoch.0)));

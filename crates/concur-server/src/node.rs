@@ -10,7 +10,7 @@
 //!
 //! A node that joins a cluster asks its members which one it is ([`crate::join`]) and follows until it is given a vote.
 
-mod files;
+pub(crate) mod files;
 mod listen;
 
 pub(crate) use files::write_lives;
@@ -294,10 +294,14 @@ impl<M: StateMachine> Node<M> {
         let me = Me { cluster: place.cluster, token, name: place.name.clone(), node, incarnation, boot, client_urls, peer };
         let basics = Basics { identity: Identity { cluster: place.cluster, member: node }, last_alive_ms };
         let (mut seated, mut moved) = (Vec::new(), false);
-        for seat in options.seats(&place)? {
+        for mut seat in options.seats(&place)? {
             let image = behind.1.image(seat.group.id)?;
             let corrupt = |error| NodeError::Corrupt { group: seat.group.name.clone(), error };
-            moved |= concur_replica::epoch_of(&image).map_err(corrupt)?.is_some_and(|epoch| epoch.0 > 0);
+            if let Some(known) = concur_replica::configuration_of(&image).map_err(corrupt)?.filter(|known| known.epoch.0 > 0) {
+                moved = true;
+                // What is described may list others than those who are in, and number them otherwise.
+                seat.me = known.named(&place.name).map_or(seat.me, |member| member.id);
+            }
             let records = recovered.groups.remove(&seat.group.id).unwrap_or_default();
             seated.push((seat, Recovered { records, image }));
         }
@@ -401,14 +405,20 @@ fn open_group<M: StateMachine>(
 
 fn kv_desk(options: &NodeOptions, basics: &Basics, kv: &Kv, pulse: Arc<Pulse>, jobs: Jobs, metrics: Arc<Metrics>) -> KvDesk {
     let hub = Hub::new(HubLimits::default(), basics.identity, pulse.clone(), metrics, kv.revision());
-    KvDesk::new(DeskOptions {
+    let own = &options.members[usize::from(options.me.0)];
+    let mut desk = KvDesk::new(DeskOptions {
         jobs,
         pulse,
         hub,
-        region: options.members[usize::from(options.me.0)].region.clone(),
+        region: own.region.clone(),
         retention: options.retention,
         last_alive_ms: basics.last_alive_ms,
-    })
+    });
+    if !own.client.is_empty() {
+        // The configuration need not say where clients reach this node; it knows.
+        Desk::<Kv>::met(&mut desk, basics.identity.member, &url(&own.client));
+    }
+    desk
 }
 
 /// Reads the state that the engine holds, before it is handed to its thread's queue.
@@ -501,7 +511,7 @@ impl NodeOptions {
     }
 
     /// The configuration with which a group begins.
-    fn founding(&self, group: &GroupOptions) -> Configuration {
+    pub(crate) fn founding(&self, group: &GroupOptions) -> Configuration {
         let voters = group.quorums.voters;
         let weight = |id: ReplicaId| match &group.quorums.rule {
             QuorumRule::Weighted { weights } => weights.get(usize::from(id.0)).copied().unwrap_or(1),
@@ -600,6 +610,11 @@ pub(crate) fn member_id(cluster: u64, name: &str) -> u64 {
     hash([format!("{cluster:016x}").as_str(), name].into_iter())
 }
 
+/// The id of a cluster that begins from a state which is described by a number.
+pub(crate) fn stored_id(described: u64) -> u64 {
+    hash(["restored", &format!("{described:016x}")].into_iter())
+}
+
 /// FNV-1a over texts and the ends between them; never 0.
 fn hash<'t>(texts: impl Iterator<Item = &'t str>) -> u64 {
     let bytes = texts.flat_map(|text| text.bytes().chain([0xff]));
@@ -607,7 +622,7 @@ fn hash<'t>(texts: impl Iterator<Item = &'t str>) -> u64 {
 }
 
 /// A number nobody can foresee.
-fn random() -> u64 {
+pub(crate) fn random() -> u64 {
     use std::hash::{BuildHasher, Hasher};
     let mut hasher = std::hash::RandomState::new().build_hasher();
     hasher.write_u128(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos()));

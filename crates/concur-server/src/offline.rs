@@ -1,68 +1,112 @@
-//! What is done to a data directory while no node runs on it.
+//! What is done to files while no node runs on them: a snapshot is looked through, data directories are made from snapshots, and a
+//! node that lost its quorum for good is made the whole of its groups.
 //!
-//! [`go_on_alone`] is the last resort for a group that has lost its quorum for good: it makes one node's state the whole of the group.
-//! What the lost members had acknowledged and this one had not executed is gone; should any of them come back, they would go on
-//! with a history of their own. The epoch is raised by a lot, so that whatever they say is of an earlier one.
+//! All three put a state at the start of an epoch far above the one in which it was made: what anybody who was left behind says is of an
+//! earlier one.
+//!
+//! Not here: anything that is decided. Whoever does this answers for what is lost.
+
+mod alone;
+mod snapshot;
+
+pub use alone::{Forced, go_on_alone};
+pub use snapshot::{Restored, Summary, examine, restore};
 
 use crate::node::NodeError;
-use concur_core::{Epoch, GroupId};
-use concur_peers::{Configuration, Role};
-use concur_replica::stand_elsewhere;
-use concur_store::dir::DataDir;
-use concur_store::engine::{Engine, RedbEngine, Write};
-use std::path::Path;
+use concur_store::dir::DirError;
+use concur_store::engine::EngineError;
+use concur_store::snapshot::SnapshotError;
+use std::path::PathBuf;
 
 /// By how much a forced epoch lies above the one before.
 const FORCED_EPOCHS: u64 = 1000;
 const CACHE_BYTES: usize = 16 << 20;
 
-/// What was made of one group.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Forced {
-    /// The group.
-    pub group: GroupId,
-    /// Who was in.
-    pub before: Configuration,
-    /// Who is.
-    pub after: Configuration,
+/// Why it was not done. Each says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum OfflineError {
+    /// The node's files cannot be used.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// The snapshot cannot be used.
+    #[error("{}: {error}", path.display())]
+    Snapshot {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: SnapshotError,
+    },
+    /// There is something where a directory is to be made.
+    #[error(
+        "{} is there already and is not empty. A node that votes with data of two histories would break its promises: name a directory that \
+         does not exist, or move this one away",
+        path.display()
+    )]
+    Used {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A snapshot of a namespace that the system does not have.
+    #[error(
+        "{} is of the namespace with number {group:016x}, and the system has {namespaces}. Describe that namespace too, or leave the file out",
+        path.display()
+    )]
+    NoNamespace {
+        /// The file.
+        path: PathBuf,
+        /// The group.
+        group: u64,
+        /// Those that there are.
+        namespaces: String,
+    },
+    /// Two snapshots of one namespace.
+    #[error("{} and {} are of one namespace; name the one that is to count", first.display(), second.display())]
+    Twice {
+        /// One.
+        first: PathBuf,
+        /// The other.
+        second: PathBuf,
+    },
+    /// The namespace was ordered otherwise.
+    #[error(
+        "{}: the store was ordered {found} and `{namespace}` is described as ordered {wanted}, whose revisions mean other things. Describe it \
+         with `order = \"{found}\"` and a strategy that has it",
+        path.display()
+    )]
+    OtherOrder {
+        /// The file.
+        path: PathBuf,
+        /// The namespace.
+        namespace: String,
+        /// How it was ordered.
+        found: &'static str,
+        /// How it is to be.
+        wanted: &'static str,
+    },
+    /// A directory whose node never came so far.
+    #[error("{} holds no executed state: there is nothing to go on from", path.display())]
+    Nothing {
+        /// The directory.
+        path: PathBuf,
+    },
 }
 
-/// Makes the node whose directory this is the only member of each of its groups. Nothing is decided, nothing asked of anybody.
-pub fn go_on_alone(data_dir: &Path) -> Result<Vec<Forced>, NodeError> {
-    let dir = DataDir::open_existing(data_dir)?;
-    let mut engine = RedbEngine::open(&dir.state_file(), CACHE_BYTES)?;
-    let reader = engine.reader();
-    let mut all = Vec::new();
-    for group in reader.groups()? {
-        let Some(view) = reader.view(group)? else { continue };
-        let image = view.entries.collect::<Result<Vec<_>, _>>()?;
-        let corrupt = |error| NodeError::Corrupt { group: format!("{:016x}", group.0), error };
-        let mut before = Configuration::default();
-        let next = |found: &Configuration| {
-            before = found.clone();
-            alone(found, &dir.identity().name, dir.identity().incarnation)
-        };
-        let (after, entries) = stand_elsewhere(&image, next).map_err(corrupt)?;
-        if after.members.is_empty() {
-            let what = format!("{} is not among its members", dir.identity().name);
-            return Err(corrupt(concur_core::Corrupt::new(what)));
-        }
-        let mark = entries.last().map(|(_, mark)| mark.clone()).unwrap_or_default();
-        let bulk = entries.into_iter().map(|(key, value)| (key, Some(value))).collect();
-        engine.apply(&[Write { group, bulk, mark }], true)?;
-        all.push(Forced { group, before, after });
+impl From<DirError> for OfflineError {
+    fn from(error: DirError) -> Self {
+        Self::Node(error.into())
     }
-    Ok(all)
 }
 
-/// The configuration of one member alone, which votes with the disk that it has.
-fn alone(before: &Configuration, name: &str, incarnation: u64) -> Configuration {
-    let mut next = before.clone();
-    next.epoch = Epoch(before.epoch.0 + FORCED_EPOCHS);
-    next.members.retain(|member| member.name == name);
-    for member in &mut next.members {
-        (member.role, member.weight, member.incarnation) = (Role::Voter, 1, incarnation);
+impl From<EngineError> for OfflineError {
+    fn from(error: EngineError) -> Self {
+        Self::Node(error.into())
     }
-    (next.counts, next.first) = (None, None);
-    next
+}
+
+/// How a store orders, in the words of the configuration.
+fn order_word(order: concur_kv::Ordering) -> &'static str {
+    match order {
+        concur_kv::Ordering::Total => "total",
+        concur_kv::Ordering::PerKey => "per-key",
+    }
 }

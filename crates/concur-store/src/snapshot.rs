@@ -64,9 +64,9 @@ pub enum SnapshotError {
     Io(#[from] io::Error),
 
     /// Not a snapshot, or changed since it was written.
-    #[error("the snapshot is damaged in chunk {chunk}: {what}. Discard it and take or fetch another")]
+    #[error("the snapshot is damaged{}: {what}. Discard it and take or fetch another", in_chunk(*chunk))]
     Damaged {
-        /// The chunk; the header is 0.
+        /// The chunk; 0 is the header, or the whole.
         chunk: u64,
         /// What was found.
         what: &'static str,
@@ -302,6 +302,10 @@ impl SnapshotFile {
     pub fn open(path: &Path) -> Result<SnapshotReader<BufReader<File>>, SnapshotError> {
         SnapshotReader::new(BufReader::with_capacity(4 * CHUNK_BYTES, File::open(path)?))
     }
+}
+
+fn in_chunk(chunk: u64) -> String {
+    if chunk == 0 { String::new() } else { format!(" in chunk {chunk}") }
 }
 
 fn fits(what: &'static str, bytes: usize, bytes_max: usize) -> Result<(), SnapshotError> {

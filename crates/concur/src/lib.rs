@@ -33,6 +33,7 @@ pub use concur_kv::Retention;
 pub use concur_network::Volume;
 pub use concur_server::driver::{Handle, Level as ReadLevel, Refused, Stamp};
 pub use concur_server::node::{NodeError, NodeOptions};
+pub use concur_server::offline;
 pub use explain::{Explanation, explain, explanations};
 pub use finding::{Finding, Invalid, Place, Severity};
 pub use predict::{Latency, Prediction};

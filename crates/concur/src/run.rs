@@ -9,6 +9,7 @@ use concur_kv::{Kv, Retention};
 use concur_network::Volume;
 use concur_server::driver::Handle;
 use concur_server::node::{GroupOptions, Listeners, Node, NodeError, NodeMember, NodeOptions, Wires, group_id};
+use concur_server::offline::{self, OfflineError, Restored};
 use concur_server::peers::Local;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -46,6 +47,9 @@ pub enum RunError {
         /// Why.
         error: NodeError,
     },
+    /// A data directory cannot be made.
+    #[error(transparent)]
+    Offline(#[from] OfflineError),
     /// The operating system refused.
     #[error("{what}: {source}")]
     Io {
@@ -177,6 +181,15 @@ impl System {
         self.start_one(name, open).await
     }
 
+    /// Makes the data directory of a member from snapshots, at most one for each namespace, so that it founds a cluster which goes on from
+    /// them; all members are made from the same ones. `data_dir`: where, if not where the system says.
+    pub fn restore(&self, name: &str, data_dir: Option<PathBuf>, snapshots: &[PathBuf]) -> Result<Vec<Restored>, RunError> {
+        self.validate()?;
+        let mut options = self.node_options(name)?;
+        options.data_dir = data_dir.unwrap_or(options.data_dir);
+        Ok(offline::restore(&options, snapshots)?)
+    }
+
     /// What a node of this system must know.
     pub fn node_options(&self, name: &str) -> Result<NodeOptions, RunError> {
         let members = self.numbered_members();
@@ -184,8 +197,7 @@ impl System {
             let members = members.iter().map(|member| member.name.as_str()).collect::<Vec<_>>().join(", ");
             RunError::NoSuchMember { name: name.into(), members }
         })?;
-        let data_dir =
-            if self.data_dir.as_os_str().is_empty() { PathBuf::from(format!("{name}.concur")) } else { self.data_dir.join(name) };
+        let data_dir = self.data_dir_of(name);
         Ok(NodeOptions {
             cluster_token: self.cluster_token.clone(),
             members: members.into_iter().map(node_member).collect(),
@@ -211,6 +223,11 @@ impl System {
             reserve_bytes: RESERVE_BYTES,
             retention: Retention::Everything,
         })
+    }
+
+    /// Where a member keeps its data, unless it is told otherwise.
+    pub fn data_dir_of(&self, name: &str) -> PathBuf {
+        if self.data_dir.as_os_str().is_empty() { PathBuf::from(format!("{name}.concur")) } else { self.data_dir.join(name) }
     }
 
     fn etcd_group(&self) -> GroupId {

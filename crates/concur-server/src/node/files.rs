@@ -95,11 +95,19 @@ fn parse_lives(text: &str) -> Option<BTreeMap<u64, Life>> {
     (end == format!("end {}", lives.len())).then_some(lives)
 }
 
-/// When something was last written to the log, by the file system's word.
+/// When something was last written to the log, by the file system's word; where there is no log, when the state was made from which the
+/// directory was.
 pub(super) fn last_alive_ms(data_dir: &Path) -> Option<u64> {
     let modified = |entry: std::io::Result<std::fs::DirEntry>| entry.ok()?.metadata().ok()?.modified().ok();
-    let newest = std::fs::read_dir(data_dir.join("log")).ok()?.filter_map(modified).max()?;
+    let newest = std::fs::read_dir(data_dir.join("log")).ok()?.filter_map(modified).max();
+    let Some(newest) = newest else { return std::fs::read_to_string(data_dir.join("restored")).ok()?.trim().parse().ok() };
     u64::try_from(newest.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_millis()).ok()
+}
+
+/// Writes down when the state was made from which a directory is.
+pub(crate) fn note_last_alive(dir: &DataDir, wall_ms: u64) -> Result<(), NodeError> {
+    let path = dir.root().join("restored");
+    write_whole(&path, format!("{wall_ms}\n").as_bytes()).map_err(io(format!("cannot write {}", path.display())))
 }
 
 #[cfg(test)]
