@@ -206,13 +206,13 @@ impl Peers {
             }
         }
         for (&node, peer) in wanted.iter().filter(|(_, peer)| local || !peer.address.is_empty()) {
-            let Reach::Streams(_, sender) = &self.wires else {
+            let Reach::Streams(directory, sender) = &self.wires else {
                 self.links.entry(node).or_insert_with(|| Link::Local(Vec::new()));
                 continue;
             };
             self.links.entry(node).or_insert_with(|| {
                 let outbox = Arc::new(Outbox::default());
-                tokio::spawn(dial::run(self.me.clone(), peer.clone(), outbox.clone(), sender.clone()));
+                tokio::spawn(dial::run(self.me.clone(), peer.clone(), directory.clone(), outbox.clone(), sender.clone()));
                 Link::Stream(peer.clone(), outbox)
             });
         }

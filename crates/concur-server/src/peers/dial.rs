@@ -1,10 +1,10 @@
 //! Dialling: one task a peer, which connects, sends what waits, and connects again.
 
 use super::outbox::Outbox;
-use super::{FromPeer, Life, MESSAGE_BYTES_MAX, Me, Peer, check_hello};
+use super::{Directory, FromPeer, Life, MESSAGE_BYTES_MAX, Me, Peer, check_hello};
 use concur_core::Health;
 use concur_proto::concur::peer::v1::peer_client::PeerClient;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tonic::transport::{Channel, Endpoint};
@@ -17,11 +17,15 @@ const CONNECT_TIME_MAX: Duration = Duration::from_secs(3);
 /// How soon a peer that vanished without a word is noticed.
 const SILENCE: Duration = Duration::from_secs(5);
 
-/// Keeps a stream to `peer` until the outbox is closed.
-pub(super) async fn run(me: Me, peer: Peer, outbox: Arc<Outbox>, inbox: mpsc::Sender<FromPeer>) {
+/// Keeps a stream to `peer` until the outbox is closed. With which disk it votes is for the directory to say, at each attempt: it may
+/// have been rebuilt since.
+pub(super) async fn run(me: Me, mut peer: Peer, directory: Arc<Mutex<Directory>>, outbox: Arc<Outbox>, inbox: mpsc::Sender<FromPeer>) {
     let mut pause = PAUSE;
     let mut told = String::new();
     while !outbox.is_closed() && !inbox.is_closed() {
+        if let Some(known) = directory.lock().unwrap_or_else(PoisonError::into_inner).peers.get(&peer.node) {
+            peer.clone_from(known);
+        }
         let ended = once(&me, &peer, &outbox, &inbox, &mut pause).await;
         outbox.disconnect();
         if inbox.send(FromPeer::Health(peer.node, Health::Down)).await.is_err() {
