@@ -240,6 +240,11 @@ impl<M: StateMachine> Replica<M> {
         &self.machine
     }
 
+    /// Where the executed state stands.
+    pub fn mark(&self) -> Mark<Bytes> {
+        self.sequencer.mark()
+    }
+
     /// The whole executed state in the form in which it is kept, and the encoded mark at which it stands.
     pub fn snapshot(&self) -> (Bytes, Vec<(Bytes, Bytes)>) {
         (self.sequencer.mark().to_bytes(), self.image())

@@ -24,11 +24,13 @@ use crate::metrics::{Labels, Metrics};
 use crate::native::{Namespace, Native};
 use crate::peers::{Local, Me, Peers};
 use crate::watch::{Hub, HubLimits};
-use concur_core::{BootCount, Config, Corrupt, GroupId, Ordering, QuorumRule, QuorumSystem, ReplicaId, Rng, StateMachine, Strategy};
+use concur_core::{
+    BootCount, Change, Config, Corrupt, GroupId, Ordering, QuorumRule, QuorumSystem, ReplicaId, Rng, StateMachine, Strategy,
+};
 use concur_kv::{Kv, Retention};
 use concur_network::Volume;
 use concur_peers::{Configuration, Role};
-use concur_replica::{Output, Recovered, Replica, Settings};
+use concur_replica::{Bulk, Output, Recovered, Replica, Settings};
 use concur_store::dir::{DataDir, DirError, Owner};
 use concur_store::engine::{EngineError, EngineEvent, EngineOptions, EngineThread, RedbEngine};
 use concur_store::log::{FileDisk, Log, LogError, LogOptions};
@@ -392,15 +394,26 @@ fn open_group<M: StateMachine>(
     furnish: Furnish<'_, M>,
 ) -> Result<(Handle<M>, Group<M>), NodeError> {
     let logged_bytes = recovered.records.iter().map(|record| record.len() as u64).sum();
+    let begins = recovered.image.is_empty() && !settings.joins;
     let mut out = Output::default();
     let rng = Rng::new(random());
     let started = Replica::start(settings, recovered, machine, clock.now(), clock.wall_ms(), rng, &mut out);
     let replica = started.map_err(|error| NodeError::Corrupt { group: group.name.clone(), error })?;
+    if begins {
+        // Who is in is kept from the beginning: without it nobody could go on from this node alone.
+        out.bulk.get_or_insert_with(|| whole(&replica));
+    }
     let desk = furnish(group, replica.machine(), basics);
     let (handle, asks) = Handle::new(options.pending_commands_max);
     let mut group = Group::new(group, basics.identity.cluster, options.dynamic, replica, out, desk, asks);
     group.logged_bytes = logged_bytes;
     Ok((handle, group))
+}
+
+/// The whole state, as the engine is to have it.
+fn whole<M: StateMachine>(replica: &Replica<M>) -> Bulk {
+    let changes = replica.snapshot().1.into_iter().map(|(key, value)| Change { key, value: Some(value) }).collect();
+    Bulk { changes, mark: replica.mark(), urgent: true }
 }
 
 fn kv_desk(options: &NodeOptions, basics: &Basics, kv: &Kv, pulse: Arc<Pulse>, jobs: Jobs, metrics: Arc<Metrics>) -> KvDesk {
