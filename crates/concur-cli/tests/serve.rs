@@ -1,5 +1,7 @@
 //! One node as a process: what it refuses, how it stops, and what it says.
 
+use concur_proto::etcdserverpb::cluster_client::ClusterClient;
+use concur_proto::etcdserverpb::{MemberAddRequest, MemberRemoveRequest};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -206,4 +208,22 @@ fn a_demo_that_is_killed_takes_its_nodes_along_and_the_next_sweeps() {
     let once = concur().args(["demo", "--once"]).output().unwrap();
     assert!(once.status.success(), "{}{}", text(&once.stdout), text(&once.stderr));
     assert!(!directory.exists(), "the next demo sweeps");
+}
+
+#[test]
+fn changes_over_etcds_api_are_taken_one_right_behind_another() {
+    let scratch = Scratch::new("changes");
+    let alone = Alone::start(&scratch);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut client = ClusterClient::connect(format!("http://{}", alone.client)).await.unwrap();
+        for port in 1..=5 {
+            let peer_ur_ls = vec![format!("http://127.0.0.1:{port}")];
+            let added = client.member_add(MemberAddRequest { peer_ur_ls, is_learner: true }).await.unwrap().into_inner();
+            assert_eq!(added.members.len(), 2);
+            let id = added.member.unwrap().id;
+            let left = client.member_remove(MemberRemoveRequest { id }).await.unwrap().into_inner();
+            assert_eq!(left.members.len(), 1);
+        }
+    });
 }

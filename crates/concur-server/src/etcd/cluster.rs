@@ -14,6 +14,12 @@ use super::{Etcd, refused};
 use crate::door::{Level, Member};
 use crate::metrics::Call;
 use concur_core::Wire;
+use std::time::{Duration, Instant};
+
+/// How often a change is asked for again that came too early.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// Within what time members are heard in an epoch that has begun, if they are there.
+const HEARD_WITHIN: Duration = Duration::from_secs(1);
 
 #[tonic::async_trait]
 impl Cluster for Etcd {
@@ -91,13 +97,23 @@ impl Etcd {
         self.change(metadata, Change::Lead { id: member.number }).await.map(drop)
     }
 
+    /// Has a change decided. Clients of etcd make one after another and expect each to be taken: one that comes before the last has
+    /// settled waits for that.
     async fn change(&self, metadata: &MetadataMap, change: Change) -> Result<Configuration, Status> {
         let caller = self.caller(metadata)?;
-        let (body, _) = self.door.change(change, caller.deadline).await.map_err(refused)?;
-        match Outcome::from_bytes(&body) {
-            Ok(Outcome::Done(configuration)) => Ok(configuration),
-            Ok(Outcome::Refused(error)) => Err(status_of(&error)),
-            Err(_) => Err(Status::internal("the outcome cannot be read")),
+        let began = Instant::now();
+        loop {
+            let (body, _) = self.door.change(change.clone(), caller.deadline).await.map_err(refused)?;
+            let error = match Outcome::from_bytes(&body) {
+                Ok(Outcome::Done(configuration)) => return Ok(configuration),
+                Ok(Outcome::Refused(error)) => error,
+                Err(_) => return Err(Status::internal("the outcome cannot be read")),
+            };
+            let again = Instant::now() + LOOK_INTERVAL;
+            if again >= caller.deadline || !settles(&error, began.elapsed()) {
+                return Err(status_of(&error));
+            }
+            tokio::time::sleep_until(again.into()).await;
         }
     }
 
@@ -111,12 +127,28 @@ impl Etcd {
         let status = self.door.status().await.map_err(refused)?;
         let member = |member: Member| pb::Member {
             id: member.id,
-            name: member.name,
+            name: if has_started(&member) { member.name } else { String::new() },
             peer_ur_ls: member.peer_urls,
             client_ur_ls: member.client_urls,
             is_learner: member.observer,
         };
         Ok(status.members.into_iter().map(member).collect())
+    }
+}
+
+/// Whether a member that was added without a name has shown itself: until then etcd's clients are shown none.
+fn has_started(member: &Member) -> bool {
+    let unnamed = member.peer_urls.iter().any(|url| url.trim_start_matches("http://") == member.name);
+    !unnamed || !member.client_urls.is_empty()
+}
+
+/// Whether a change that is refused so, and was asked for so long ago, may be taken in a moment.
+fn settles(error: &ChangeError, waited: Duration) -> bool {
+    match error {
+        ChangeError::UnderWay { .. } | ChangeError::Superseded { .. } => true,
+        // The others have not yet been heard in an epoch that has just begun; or they are not there.
+        ChangeError::NoQuorum { .. } => waited < HEARD_WITHIN,
+        _ => false,
     }
 }
 
