@@ -439,7 +439,9 @@ fn forced_text(data_dir: &Path, forced: &[Forced]) -> String {
         let namespace = if group.0 == 0 { "default".to_owned() } else { format!("namespace {:x}", group.0) };
         let epochs = format!("epoch {} → {}", before.epoch.0, after.epoch.0);
         text += &format!("{namespace}: {epochs}, {} → {}\n", names(before), names(after));
-        text += &format!("{namespace}: it goes on at revision {revision}; {kept_revision} was kept, the rest was in the log\n");
+        let from_log =
+            if kept_revision < revision { format!(", of which {kept_revision} was kept and the rest in the log") } else { String::new() };
+        text += &format!("{namespace}: it goes on at revision {revision}{from_log}\n");
     }
     let name = forced.first().and_then(|forced| forced.after.members.first()).map_or("NAME", |member| &member.name);
     text + &format!(
