@@ -195,16 +195,20 @@ impl Peers {
         for peer in peers.into_iter().filter(|peer| peer.node != self.me.node) {
             wanted.insert(peer.node, peer);
         }
-        let stays = |node: &u64, link: &mut Link| match (wanted.get(node), link) {
+        let stays = |node: &u64, link: &Link| match (wanted.get(node), link) {
             (Some(peer), Link::Stream(dialled, _)) => peer.address == dialled.address,
             (Some(_), Link::Local(_)) => true,
             (None, _) => false,
         };
-        for (_, gone) in self.links.extract_if(.., |node, link| !stays(node, link)) {
-            if let Link::Stream(_, outbox) = gone {
+        self.links.retain(|node, link| {
+            let keep = stays(node, link);
+            if let Link::Stream(_, outbox) = link
+                && !keep
+            {
                 outbox.close();
             }
-        }
+            keep
+        });
         for (&node, peer) in wanted.iter().filter(|(_, peer)| local || !peer.address.is_empty()) {
             let Reach::Streams(directory, sender) = &self.wires else {
                 self.links.entry(node).or_insert_with(|| Link::Local(Vec::new()));
