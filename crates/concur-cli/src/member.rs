@@ -242,7 +242,7 @@ impl Replace {
             (None, true) => format!("{name} is rebuilt, and votes"),
             (None, false) => format!("{name} votes again once it is rebuilt"),
         };
-        let awaited = waiting.wait.then(|| Awaited { name: who, gone, time_max: waiting.wait_time });
+        let awaited = waiting.wait.then_some(Awaited { name: who, gone, time_max: waiting.wait_time });
         let change = |now: &Now| {
             let id = now.find(&name)?.id;
             Ok(match newcomer {

@@ -236,18 +236,21 @@ async fn reader(reader: usize, mut speaker: Speaker, history: Shared) {
             continue;
         };
         let value = answer.into_inner().kvs.into_iter().next().map(|kv| String::from_utf8_lossy(&kv.value).into_owned());
-        let mut history = history.borrow_mut();
-        history.reads += 1;
-        let tried = history.registers[register].tried;
-        match value.as_deref().map(str::parse::<u64>) {
-            Some(Ok(n)) if n >= known && n <= tried => history.registers[register].known = history.registers[register].known.max(n),
-            _ => {
-                let at = name(speaker.at);
-                history.violations.push(format!("{at} answered {value:?} for register {register}: {known} was known, {tried} was tried"));
-            }
-        }
-        drop(history);
+        saw(&mut history.borrow_mut(), register, known, value, speaker.at);
         speaker.leave().await;
+    }
+}
+
+/// What a strong read says: nothing older than what was known when it began, and nothing that nobody tried to write.
+fn saw(history: &mut History, register: usize, known: u64, value: Option<String>, at: usize) {
+    history.reads += 1;
+    let tried = history.registers[register].tried;
+    match value.as_deref().map(str::parse::<u64>) {
+        Some(Ok(n)) if n >= known && n <= tried => history.registers[register].known = history.registers[register].known.max(n),
+        _ => {
+            let at = name(at);
+            history.violations.push(format!("{at} answered {value:?} for register {register}: {known} was known, {tried} was tried"));
+        }
     }
 }
 

@@ -130,7 +130,7 @@ impl World<'_> {
         let place = wish.pick as usize;
         let pick = |some: &[ReplicaId]| some.get(place % some.len().max(1)).copied();
         let leader = self.leader().filter(|&id| newest.voters().contains(id)).or(pick(&voters));
-        let may_leave = voters.len() > 2 || (voters.len() == 2 && wish.pick % 4 == 0);
+        let may_leave = voters.len() > 2 || (voters.len() == 2 && wish.pick.is_multiple_of(4));
         let leads = self.roster.strategy(&newest.strategy).traits.has_leader;
         let about = match wish.kind {
             Kind::AddVoter if voters.len() + others.len() >= VOTERS_MAX => return None,
