@@ -98,8 +98,10 @@ impl<M: StateMachine> Replica<M> {
         self.peers.iter().filter(close).map(|(&id, _)| id).collect::<ReplicaSet>().with(self.me())
     }
 
+    /// Whether a member is there and lags little; should it crash, it comes back in this epoch.
     fn is_close(&self, peer: &Peer) -> bool {
-        self.seems_up(peer) && self.lag(peer).is_some_and(|lag| lag <= self.settings.close_instances_max)
+        let is_here = peer.stored.as_ref().is_some_and(|stored| stored.epoch == self.epoch());
+        is_here && self.seems_up(peer) && self.lag(peer).is_some_and(|lag| lag <= self.settings.close_instances_max)
     }
 
     /// The life of the disk with which a member that is close behind would vote.

@@ -42,6 +42,7 @@ impl<M: StateMachine> Replica<M> {
     /// The engine holds the state up to `frontier`.
     pub(crate) fn stored(&mut self, frontier: Frontier, out: &mut Output) {
         self.stored.join(&frontier);
+        self.bare = false;
         self.installed();
         self.arrive(out);
         self.raise_floor();
@@ -156,7 +157,7 @@ impl<M: StateMachine> Replica<M> {
     pub(crate) fn tell_progress(&mut self, out: &mut Output) {
         let again = self.settings.config.heartbeat * (PROGRESS_AGAIN - PROGRESS_EVERY);
         let due = if self.stored == self.progress_told { self.progress_due } else { self.progress_due - again };
-        if self.empty || self.now < due {
+        if self.now < due {
             return;
         }
         self.tell_everyone(self.other_members(), out);
@@ -164,6 +165,9 @@ impl<M: StateMachine> Replica<M> {
 
     /// Tells these how far this replica is.
     pub(crate) fn tell_everyone(&mut self, to: ReplicaSet, out: &mut Output) {
+        if self.bare {
+            return; // Whoever is told would count on what a crash would take away.
+        }
         self.progress_told.clone_from(&self.stored);
         self.progress_due = self.now + self.settings.config.heartbeat * PROGRESS_AGAIN;
         self.send_body(to, false, self.how_far(), out);
@@ -173,7 +177,7 @@ impl<M: StateMachine> Replica<M> {
     pub(crate) fn tell_how_far(&mut self, to: ReplicaId, out: &mut Output) {
         let (now, again) = (self.now, self.settings.config.heartbeat / 2);
         let peer = self.peers.entry(to).or_default();
-        if peer.tell_at > now || self.empty {
+        if peer.tell_at > now || self.bare {
             return;
         }
         peer.tell_at = now + again;

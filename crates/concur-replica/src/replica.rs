@@ -65,6 +65,8 @@ pub struct Replica<M> {
     pub(crate) peers: BTreeMap<ReplicaId, Peer>,
     /// Holds nothing, not even the beginning, until a member's state is installed.
     pub(crate) empty: bool,
+    /// Holds nothing durably: `empty`, or what was installed is not stored yet.
+    pub(crate) bare: bool,
     /// On its way into an epoch.
     pub(crate) passage: Option<Passage>,
     /// Messages of an epoch that this replica has not entered.
@@ -155,6 +157,7 @@ impl<M: StateMachine> Replica<M> {
             stored: mark.frontier.clone(),
             peers: BTreeMap::new(),
             empty,
+            bare: empty,
             passage: None,
             early: Early::default(),
             passed: None,
