@@ -14,7 +14,7 @@ use concur_peers::{Change, ChangeError, Configuration, Outcome, Role};
 use std::time::Duration;
 
 /// A voter that is there and lags by more decisions is given up until it is close behind.
-const SLOW_INSTANCES_MAX: u64 = 8 * LAG_INSTANCES_MAX;
+const SLOW_INSTANCES_MAX: u64 = 2 * LAG_INSTANCES_MAX;
 
 impl<M: StateMachine> Replica<M> {
     /// A client asks for a change.
@@ -151,8 +151,8 @@ impl<M: StateMachine> Replica<M> {
         let absent = |id: &ReplicaId| {
             self.peers.get(id).is_some_and(|peer| {
                 let (silent, lag) = (self.now.since(peer.heard_at), self.lag(peer).unwrap_or(0));
-                silent > absence.saturating_add(turn)
-                    || lag > if silent > self.silence() + turn { LAG_INSTANCES_MAX } else { SLOW_INSTANCES_MAX }
+                let away = peer.down || silent > self.settings.config.election;
+                silent > absence.saturating_add(turn) || lag > if away { LAG_INSTANCES_MAX } else { SLOW_INSTANCES_MAX }
             })
         };
         let Some(id) = self.settings.config.others().iter().find(absent) else { return };

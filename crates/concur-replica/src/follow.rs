@@ -128,14 +128,14 @@ impl<M: StateMachine> Replica<M> {
         !peer.down && self.now.since(peer.heard_at) < self.silence()
     }
 
-    /// Whom to follow: members in turn, those that are ahead first, then those that seem to be there. A voter follows only who is in
-    /// a later epoch.
+    /// Whom to follow: members in turn, those that are ahead first, then those that seem to be there. A voter follows only who is there
+    /// in a later epoch; where no member of its own is, it waits for whoever tells it of one, and may be none that it knows.
     fn choose_source(&self) -> Option<ReplicaId> {
         let others: Vec<ReplicaId> = self.other_members().iter().collect();
         let up = |id: &&ReplicaId| self.peers.get(id).is_some_and(|peer| self.seems_up(peer));
         let later = |id: &&ReplicaId| {
-            let executed = self.peers.get(id).and_then(|peer| peer.executed.as_ref());
-            executed.is_some_and(|executed| executed.epoch > self.epoch())
+            let peer = self.peers.get(id).filter(|peer| self.seems_up(peer));
+            peer.and_then(|peer| peer.executed.as_ref()).is_some_and(|executed| executed.epoch > self.epoch())
         };
         let mut candidates: Vec<ReplicaId> = match self.protocol {
             Some(_) => others.iter().filter(later).copied().collect(),

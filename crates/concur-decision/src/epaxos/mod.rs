@@ -77,7 +77,7 @@ pub struct EPaxos {
     next: u64,
     lanes: Vec<Lane>,
     conflicts: Conflicts,
-    /// Executed durably, in each lane below this number.
+    /// Executed durably here and wherever it is waited for, in each lane below this number: it may be forgotten.
     floor: Vec<u64>,
     /// Decided, executed, and not held here any more, unless it is still among the votes.
     gone: Frontier,

@@ -15,8 +15,9 @@ pub(super) fn restart(boot: Boot<EPaxos>, cx: &mut Context<EPaxos>) -> Result<EP
     }
     if boot.mark.frontier.epoch == this.gone.epoch {
         this.cover(&boot.mark.frontier);
-        this.floor = (0..this.lanes.len()).map(|lane| boot.mark.frontier.below(LaneId(lane as u8))).collect();
     }
+    // What others may lack is not known yet: nothing is forgotten until the replica says what may be.
+    this.floor = this.gone_below();
     this.index_again();
     if let Some(lane) = this.lane {
         let known = this.lane(lane).known.max(this.gone.lanes.get(usize::from(lane.0)).map_or(0, end));
@@ -196,7 +197,6 @@ impl EPaxos {
             // It was decided and executed elsewhere, as itself or as nothing; which of the two, who submits it again will learn.
             cx.refuse(id, Refusal::Lost);
         }
-        self.raise_floor(frontier, cx);
         for index in 0..self.lanes.len() {
             self.advance(LaneId(index as u8));
         }
@@ -234,7 +234,7 @@ impl EPaxos {
         ids
     }
 
-    /// Everything below `frontier` is executed durably here.
+    /// Everything below `frontier` is executed durably here, and as far as it is waited for, elsewhere.
     pub(super) fn raise_floor(&mut self, frontier: &Frontier, cx: &mut Context<Self>) {
         if frontier.epoch != self.gone.epoch {
             return;

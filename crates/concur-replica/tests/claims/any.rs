@@ -213,7 +213,9 @@ fn a_transfer_outlives_its_source_its_receiver_and_bad_links() {
             // If the state that came had it executed, its reply is not known; and a process that is gone answers nobody.
             let answer = pump.answers.get(&token);
             assert!(answer.is_none_or(|answer| answer.is_ok() || *answer == Err(Refused::Unknown)), "{answer:?}");
-            assert!(pump.notes.contains("state installed"), "{:?}", pump.notes);
+            // In a graph a source that was started again still has what others may lack, and teaches it.
+            let taught = setup.strategy.traits.order == Ordering::Partial && restarted != 2 && pump.notes.contains("learned by asking");
+            assert!(taught || pump.notes.contains("state installed"), "{:?}", pump.notes);
             assert_eq!(pump.replica(0).machine().commands(), 62 + pump.count(0, 9));
         }
     }
