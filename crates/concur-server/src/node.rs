@@ -8,7 +8,7 @@
 //! under another description the node refuses, since votes that were cast in one quorum system say nothing in another. Once a
 //! configuration was changed while the system ran, the state knows better than any description, and a difference is only told.
 //!
-//! A node that joins a cluster asks its members which one it is ([`crate::join`]) and follows until it is given a vote.
+//! A node that joins a cluster asks its members which one it is (`join.rs`) and follows until it is given a vote.
 
 pub(crate) mod files;
 mod listen;

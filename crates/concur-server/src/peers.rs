@@ -6,7 +6,7 @@
 //! whose disk was replaced or restored has forgotten what it promised. Who does not vote may come with any disk.
 //!
 //! Nodes are known by their ids, which follow from their names; the driver tells the groups' numbers from them. Whom to dial and
-//! whom to accept changes while the node runs ([`Peers::keep`]).
+//! whom to accept changes while the node runs (`Peers::keep`).
 //!
 //! Links may lose, and these do rather than buffer: what is sent while there is no connection is dropped, and of bulk the oldest
 //! goes when its queue is full. Urgent messages (elections, heartbeats) have a queue of their own that leaves first. Whatever waits
