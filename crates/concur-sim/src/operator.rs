@@ -16,7 +16,7 @@ use crate::roster::{changes, name_of};
 use crate::schedule::Schedule;
 use crate::world::{Thing, World};
 use concur_core::{Epoch, Health, ReplicaId, Time, Wire};
-use concur_peers::{Change, ChangeError, Configuration, Newcomer, Outcome, Role};
+use concur_peers::{Change, ChangeError, Configuration, Member, Newcomer, Outcome, Role};
 use concur_replica::{Refused, Reply, Request};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -358,12 +358,20 @@ impl World<'_> {
             }
         }
         for node in 0..self.nodes.len() {
+            self.nodes[node].mending |= self.votes_in_another_life(node, &newest);
             if self.nodes[node].mending {
                 self.mend(node, &newest);
             }
         }
         self.after(self.schedule.tuning.election / 2, Thing::Care);
         Ok(())
+    }
+
+    /// Whether a sound node was given the vote of a disk that it lost: a promotion was under way when it lost it.
+    fn votes_in_another_life(&self, node: usize, newest: &Configuration) -> bool {
+        let node = &self.nodes[node];
+        let other = |member: &Member| member.role == Role::Voter && ![0, node.life.incarnation].contains(&member.incarnation);
+        !node.is_hurt() && node.id.and_then(|id| newest.member(id)).is_some_and(other)
     }
 
     fn mend(&mut self, node: usize, newest: &Configuration) {
