@@ -1,47 +1,38 @@
-//! Real processes are killed and paused under load: nothing acknowledged is lost, and no strong read is stale.
-//!
-//! Each writer owns a register and writes growing numbers into it, each only over a smaller one, so that a write whose client gave
-//! up cannot come back over a later one. A strong read that began after a number was acknowledged, or read, must not answer with a
-//! smaller one, wherever it is asked. In the end every member must hold every write that was acknowledged.
+//! Real processes are killed and paused under load: nothing acknowledged is lost, and no strong read is stale ([`common::registers`]).
+//! In the end every member must hold every write that was acknowledged.
 //!
 //! The default namespace is spoken to over etcd's API; where a strategy can order per key, such a namespace over the native one.
 //! Logs are shortened often, so that members come back by checkpoints and by state as well as by log.
 //!
 //! `CONCUR_KILL_ROUNDS` says how many faults there are for each strategy, `CONCUR_KILL_SEED` which.
 
+mod common;
+
 use bytes::Bytes;
+use common::registers::{CALL_TIME_MAX, History, Said, Shared, WRITERS, key, number, own_key, own_keys, stop, within, write_over_less};
+use common::{LOOK_INTERVAL, PATIENCE, Process, Scratch, concur, free, tail};
 use concur_client::kv;
 use concur_client::{Level, Options, Store};
-use concur_proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use concur_proto::etcdserverpb::kv_client::KvClient;
-use concur_proto::etcdserverpb::request_op::Request;
-use concur_proto::etcdserverpb::{Compare, PutRequest, RangeRequest, RequestOp, TxnRequest};
-use std::cell::RefCell;
+use concur_proto::etcdserverpb::{PutRequest, RangeRequest};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::rc::Rc;
-use std::time::{Duration, Instant, SystemTime};
+use std::path::PathBuf;
+use std::time::{Instant, SystemTime};
 use tonic::transport::{Channel, Endpoint};
 
 const MEMBERS: usize = 3;
-const WRITERS: usize = 4;
 const READERS: usize = 3;
 const ROUNDS: u64 = 6;
 /// Acknowledged writes that show that the cluster goes on.
 const PROGRESS: u64 = 40;
-/// How long anything may take; much longer than it does, for machines that do other things too.
-const PATIENCE: Duration = Duration::from_secs(120);
-const CALL_TIME_MAX: Duration = Duration::from_millis(1500);
-
 struct Member {
-    client_port: u16,
-    child: Option<Child>,
+    client: String,
+    process: Option<Process>,
 }
 
 struct Cluster {
-    directory: PathBuf,
     members: Vec<Member>,
+    scratch: Scratch,
 }
 
 /// The namespace that is ordered per key.
@@ -49,95 +40,46 @@ const PER_KEY: &str = "per-key";
 
 impl Cluster {
     fn start(strategy: &'static str) -> Self {
-        let directory = std::env::temp_dir().join(format!("concur-kill-{strategy}-{}", std::process::id()));
-        std::fs::create_dir_all(&directory).unwrap();
-        let free = || std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
-        let members: Vec<Member> = (0..MEMBERS).map(|_| Member { client_port: free(), child: None }).collect();
+        let scratch = Scratch::new(&format!("kill-{strategy}"));
+        let members: Vec<Member> = (0..MEMBERS).map(|_| Member { client: free(), process: None }).collect();
         let mut file = format!(
             "[system]\ndecision_making = \"{strategy}\"\n[timeouts]\nheartbeat = \"60 ms\"\nelection = \"500 ms\"\n\
              [limits]\ncheckpoint_bytes = \"128 KiB\"\nretained_bytes_max = \"64 KiB\"\n\
              [[namespace]]\nname = \"{PER_KEY}\"\norder = \"per-key\"\n"
         );
         for (i, member) in members.iter().enumerate() {
-            let (peer, client) = (free(), member.client_port);
-            file += &format!("[[members]]\nname = \"n{i}\"\npeer = \"127.0.0.1:{peer}\"\nclient = \"127.0.0.1:{client}\"\n");
+            let (peer, client) = (free(), &member.client);
+            file += &format!("[[members]]\nname = \"n{i}\"\npeer = \"{peer}\"\nclient = \"{client}\"\n");
         }
-        std::fs::write(directory.join("system.toml"), file).unwrap();
-        let mut cluster = Self { directory, members };
+        std::fs::write(scratch.0.join("system.toml"), file).unwrap();
+        let mut cluster = Self { members, scratch };
         (0..MEMBERS).for_each(|i| cluster.spawn(i));
         cluster
     }
 
     fn spawn(&mut self, i: usize) {
-        let log = std::fs::File::options().create(true).append(true).open(self.log(i)).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_concur"));
+        let mut command = concur();
         command.args(["serve", "--name", &format!("n{i}"), "--log-segment-bytes", "1MiB", "--until-stdin-ends"]);
-        command.arg("--config").arg(self.directory.join("system.toml")).arg("--data-dir").arg(self.directory.join(format!("n{i}")));
-        self.members[i].child = Some(command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log).spawn().unwrap());
+        command.arg("--config").arg(self.scratch.0.join("system.toml")).arg("--data-dir").arg(self.scratch.0.join(format!("n{i}")));
+        self.members[i].process = Some(Process::start(command, &self.log(i)));
     }
 
     fn log(&self, i: usize) -> PathBuf {
-        self.directory.join(format!("n{i}.log"))
+        self.scratch.0.join(format!("n{i}.log"))
     }
 
     fn signal(&mut self, i: usize, signal: rustix::process::Signal) {
-        let child = self.members[i].child.as_mut().unwrap();
-        let ended = child.try_wait().unwrap();
-        assert!(ended.is_none(), "n{i} ended by itself with {ended:?}; its log ends\n{}", tail(&self.log(i)));
-        let pid = rustix::process::Pid::from_child(child);
-        rustix::process::kill_process(pid, signal).unwrap();
+        let log = self.log(i);
+        let process = self.members[i].process.as_mut().unwrap();
+        let ended = process.0.try_wait().unwrap();
+        assert!(ended.is_none(), "n{i} ended by itself with {ended:?}; its log ends\n{}", tail(&log));
+        process.signal(signal);
     }
 
     fn kill(&mut self, i: usize) {
         self.signal(i, rustix::process::Signal::KILL);
-        self.members[i].child.take().unwrap().wait().unwrap();
+        self.members[i].process = None;
     }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        for child in self.members.iter_mut().filter_map(|member| member.child.as_mut()) {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        if !std::thread::panicking() {
-            let _ = std::fs::remove_dir_all(&self.directory);
-        }
-    }
-}
-
-fn tail(path: &Path) -> String {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(12)..].join("\n")
-}
-
-/// What is known of one register.
-#[derive(Default)]
-struct Register {
-    /// The greatest number that anybody tried to write.
-    tried: u64,
-    /// The greatest that was acknowledged to its writer, or answered to a reader.
-    known: u64,
-}
-
-#[derive(Default)]
-struct History {
-    registers: Vec<Register>,
-    acknowledged: Vec<(Bytes, Bytes)>,
-    reads: u64,
-    violations: Vec<String>,
-}
-
-type Shared = Rc<RefCell<History>>;
-
-fn key(writer: usize) -> Bytes {
-    Bytes::from(format!("register/{writer}"))
-}
-
-/// Equal lengths, so that the order of bytes is that of numbers.
-fn number(n: u64) -> Bytes {
-    Bytes::from(format!("{n:012}"))
 }
 
 /// A client of one member. Every call says why it failed, for people.
@@ -147,27 +89,14 @@ enum Speaker {
     Native(Store),
 }
 
-type Said<T> = Result<T, String>;
-
-async fn within<T, E: ToString>(call: impl Future<Output = Result<T, E>>) -> Said<T> {
-    match tokio::time::timeout(CALL_TIME_MAX, call).await {
-        Ok(answer) => answer.map_err(|error| error.to_string()),
-        Err(_) => Err("no answer".into()),
-    }
-}
-
 impl Speaker {
-    fn new(per_key: bool, port: u16) -> Self {
+    fn new(per_key: bool, address: &str) -> Self {
         if per_key {
-            let options = Options {
-                namespace: PER_KEY.into(),
-                timeout: CALL_TIME_MAX,
-                answer_bytes_max: 256 << 20,
-                ..Options::new([format!("127.0.0.1:{port}")])
-            };
+            let options =
+                Options { namespace: PER_KEY.into(), timeout: CALL_TIME_MAX, answer_bytes_max: 256 << 20, ..Options::new([address]) };
             return Self::Native(Store::open(options).unwrap());
         }
-        let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{port}")).unwrap().tcp_nodelay(true);
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap().tcp_nodelay(true);
         Self::Etcd(KvClient::new(endpoint.connect_timeout(CALL_TIME_MAX).connect_lazy()).max_decoding_message_size(256 << 20))
     }
 
@@ -181,19 +110,7 @@ impl Speaker {
     /// Writes `n` into a register if it holds less; whether it did.
     async fn write(&mut self, writer: usize, n: u64) -> Said<bool> {
         match self {
-            Self::Etcd(client) => {
-                let compare = Compare {
-                    key: key(writer),
-                    result: CompareResult::Less as i32,
-                    target: CompareTarget::Value as i32,
-                    target_union: Some(TargetUnion::Value(number(n))),
-                    ..Compare::default()
-                };
-                let put = PutRequest { key: key(writer), value: number(n), ..PutRequest::default() };
-                let success = vec![RequestOp { request: Some(Request::RequestPut(put)) }];
-                let reply = within(client.txn(TxnRequest { compare: vec![compare], success, failure: Vec::new() })).await?;
-                Ok(reply.into_inner().succeeded)
-            }
+            Self::Etcd(client) => Ok(within(client.txn(write_over_less(writer, n))).await?.into_inner().succeeded),
             Self::Native(store) => {
                 let target = kv::Target::Value(number(n));
                 let compare = kv::Compare { key: key(writer), range_end: Bytes::new(), relation: kv::Relation::Less, target };
@@ -205,20 +122,19 @@ impl Speaker {
     }
 
     /// A strong read of a register.
-    async fn read(&mut self, register: usize) -> Said<String> {
-        let value = match self {
+    async fn read(&mut self, register: usize) -> Said<Option<Bytes>> {
+        Ok(match self {
             Self::Etcd(client) => {
                 let range = RangeRequest { key: key(register), ..RangeRequest::default() };
                 within(client.range(range)).await?.into_inner().kvs.into_iter().next().map(|kv| kv.value)
             }
             Self::Native(store) => within(store.get(key(register), Level::Strong)).await?.value.map(|kv| kv.value),
-        };
-        Ok(value.map_or_else(String::new, |value| String::from_utf8_lossy(&value).into_owned()))
+        })
     }
 
     /// Every key of the writers' own that this member holds.
     async fn written(&mut self) -> Said<BTreeMap<Bytes, Bytes>> {
-        let (key, range_end) = (Bytes::from("written/"), Bytes::from("written0"));
+        let (key, range_end) = own_keys();
         match self {
             Self::Etcd(client) => {
                 let range = RangeRequest { key, range_end, serializable: true, ..RangeRequest::default() };
@@ -234,8 +150,8 @@ impl Speaker {
     }
 }
 
-fn speakers(per_key: bool, ports: &[u16]) -> Vec<Speaker> {
-    ports.iter().map(|&port| Speaker::new(per_key, port)).collect()
+fn speakers(per_key: bool, addresses: &[String]) -> Vec<Speaker> {
+    addresses.iter().map(|address| Speaker::new(per_key, address)).collect()
 }
 
 /// Writes a key of its own, then the register.
@@ -243,21 +159,14 @@ async fn writer(writer: usize, mut speakers: Vec<Speaker>, history: Shared) {
     let mut at = writer % speakers.len();
     for n in 1u64.. {
         // Long enough that a member soon misses more than the others keep.
-        let own = (Bytes::from(format!("written/{writer}/{n:012}")), Bytes::from(format!("{n:02000}")));
-        match speakers[at].put(own.0.clone(), own.1.clone()).await {
-            Ok(()) => history.borrow_mut().acknowledged.push(own),
+        let (own, value) = (own_key(writer, n), Bytes::from(format!("{n:02000}")));
+        match speakers[at].put(own.clone(), value.clone()).await {
+            Ok(()) => history.borrow_mut().acknowledge(own, value),
             Err(_) => at = (at + 1) % speakers.len(),
         }
-        history.borrow_mut().registers[writer].tried = n;
+        history.borrow_mut().tries(writer, n);
         match speakers[at].write(writer, n).await {
-            Ok(done) => {
-                let mut history = history.borrow_mut();
-                if !done {
-                    history.violations.push(format!("writer {writer}: {n} was executed twice, or its register went ahead of its writer"));
-                }
-                let register = &mut history.registers[writer];
-                register.known = register.known.max(n);
-            }
+            Ok(done) => history.borrow_mut().wrote(writer, n, done),
             Err(_) => at = (at + 1) % speakers.len(),
         }
         tokio::task::yield_now().await;
@@ -267,15 +176,9 @@ async fn writer(writer: usize, mut speakers: Vec<Speaker>, history: Shared) {
 async fn reader(reader: usize, mut speakers: Vec<Speaker>, history: Shared) {
     for round in reader.. {
         let (at, register) = (round % speakers.len(), (round / speakers.len()) % WRITERS);
-        let known = history.borrow().registers[register].known;
+        let known = history.borrow().known(register);
         let Ok(value) = speakers[at].read(register).await else { continue };
-        let mut history = history.borrow_mut();
-        history.reads += 1;
-        let tried = history.registers[register].tried;
-        match value.parse::<u64>() {
-            Ok(n) if n >= known && n <= tried => history.registers[register].known = history.registers[register].known.max(n),
-            _ => history.violations.push(format!("n{at} answered {value:?} for register {register}: {known} was known, {tried} was tried")),
-        }
+        history.borrow_mut().read(register, known, value.as_deref(), &format!("n{at}"));
     }
 }
 
@@ -284,10 +187,10 @@ async fn progress(cluster: &mut Cluster, history: &Shared, more: u64) {
     let count = || history.borrow().acknowledged.len() as u64;
     let (enough, until) = (count() + more, Instant::now() + PATIENCE);
     while count() < enough {
-        assert!(history.borrow().violations.is_empty(), "{:#?}", history.borrow().violations);
+        history.borrow().assert_sound();
         let logs = || (0..MEMBERS).map(|i| format!("n{i}:\n{}\n", tail(&cluster.log(i)))).collect::<String>();
         assert!(Instant::now() < until, "nothing is acknowledged any more\n{}", logs());
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::time::sleep(LOOK_INTERVAL).await;
     }
 }
 
@@ -323,7 +226,7 @@ async fn prepare(speaker: &mut Speaker) {
     for writer in 0..WRITERS {
         while let Err(why) = speaker.put(key(writer), number(0)).await {
             assert!(Instant::now() < until, "{why}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(LOOK_INTERVAL).await;
         }
     }
 }
@@ -334,7 +237,7 @@ async fn check(cluster: &Cluster, speakers: Vec<Speaker>, history: &History) {
         let until = Instant::now() + PATIENCE;
         loop {
             let held = speaker.written().await.unwrap_or_default();
-            let lost: Vec<_> = history.acknowledged.iter().filter(|(key, value)| held.get(key) != Some(value)).collect();
+            let lost = history.lost(&held);
             if lost.is_empty() {
                 break;
             }
@@ -345,7 +248,7 @@ async fn check(cluster: &Cluster, speakers: Vec<Speaker>, history: &History) {
                 lost[0],
                 tail(&cluster.log(i))
             );
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(LOOK_INTERVAL).await;
         }
     }
 }
@@ -373,23 +276,19 @@ fn nothing_acknowledged_is_lost_and_nothing_stale_is_read() {
 
 /// Load, faults, and what is left of it.
 async fn endure(cluster: &mut Cluster, per_key: bool, rounds: u64, mut dice: Dice) {
-    let ports: Vec<u16> = cluster.members.iter().map(|member| member.client_port).collect();
-    prepare(&mut Speaker::new(per_key, ports[0])).await;
+    let addresses: Vec<String> = cluster.members.iter().map(|member| member.client.clone()).collect();
+    prepare(&mut Speaker::new(per_key, &addresses[0])).await;
     let history = Shared::default();
-    history.borrow_mut().registers.resize_with(WRITERS, Register::default);
-    let writers = (0..WRITERS).map(|w| tokio::task::spawn_local(writer(w, speakers(per_key, &ports), history.clone())));
+    let writers = (0..WRITERS).map(|w| tokio::task::spawn_local(writer(w, speakers(per_key, &addresses), history.clone())));
     let mut tasks: Vec<_> = writers.collect();
-    tasks.extend((0..READERS).map(|r| tokio::task::spawn_local(reader(r, speakers(per_key, &ports), history.clone()))));
+    tasks.extend((0..READERS).map(|r| tokio::task::spawn_local(reader(r, speakers(per_key, &addresses), history.clone()))));
     progress(cluster, &history, PROGRESS).await;
     for _ in 0..rounds {
         fault(cluster, &history, &mut dice).await;
     }
-    tasks.iter().for_each(tokio::task::JoinHandle::abort);
-    for task in tasks {
-        assert!(task.await.is_err_and(|error| error.is_cancelled()), "a client panicked");
-    }
+    stop(tasks).await;
     let history = history.take();
-    assert!(history.violations.is_empty(), "{:#?}", history.violations);
-    check(cluster, speakers(per_key, &ports), &history).await;
+    history.assert_sound();
+    check(cluster, speakers(per_key, &addresses), &history).await;
     println!("{} writes acknowledged, {} strong reads", history.acknowledged.len(), history.reads);
 }

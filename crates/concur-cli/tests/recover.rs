@@ -3,36 +3,32 @@
 //!
 //! Members are real processes. What was acknowledged before each loss, and executed by whoever is left, is there afterwards.
 
+mod common;
+
+use common::{LOOK_INTERVAL, PATIENCE, Process, Scratch, free, tail};
 use concur_proto::etcdserverpb::kv_client::KvClient;
 use concur_proto::etcdserverpb::{PutRequest, RangeRequest};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::Output;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint};
 
-/// How long anything may take; much longer than it does, for machines that do other things too.
-const PATIENCE: Duration = Duration::from_secs(120);
 const CALL_TIME_MAX: Duration = Duration::from_secs(2);
-const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 const KEYS: usize = 200;
 
 struct Node {
     client: String,
     peer: String,
-    child: Option<Child>,
+    process: Option<Process>,
 }
 
 /// Nodes of one cluster after another, in one directory.
 struct World {
-    directory: PathBuf,
     nodes: Vec<Node>,
+    scratch: Scratch,
     strategy: &'static str,
     runtime: Runtime,
-}
-
-fn free() -> String {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
 fn name(i: usize) -> String {
@@ -41,8 +37,7 @@ fn name(i: usize) -> String {
 
 /// Runs a command of the program.
 fn concur(arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_concur"));
-    command.env("NO_COLOR", "1").env_remove("CONCUR_LOG").args(arguments).output().unwrap()
+    common::concur().args(arguments).output().unwrap()
 }
 
 #[track_caller]
@@ -62,15 +57,14 @@ fn refused(arguments: &[&str], code: i32, words: &str) {
 
 impl World {
     fn new(test: &str, strategy: &'static str, nodes: usize) -> Self {
-        let directory = std::env::temp_dir().join(format!("concur-recover-{test}-{strategy}-{}", std::process::id()));
-        std::fs::create_dir_all(&directory).unwrap();
-        let nodes = (0..nodes).map(|_| Node { client: free(), peer: free(), child: None }).collect();
+        let scratch = Scratch::new(&format!("recover-{test}-{strategy}"));
+        let nodes = (0..nodes).map(|_| Node { client: free(), peer: free(), process: None }).collect();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        Self { directory, nodes, strategy, runtime }
+        Self { nodes, scratch, strategy, runtime }
     }
 
     fn data(&self, i: usize) -> PathBuf {
-        self.directory.join(name(i))
+        self.scratch.0.join(name(i))
     }
 
     fn data_text(&self, i: usize) -> String {
@@ -87,25 +81,21 @@ impl World {
 
     /// Starts a node that is told of these.
     fn spawn(&mut self, i: usize, of: &[usize], more: &[&str]) {
-        let log = std::fs::File::options().create(true).append(true).open(self.directory.join(format!("{}.log", name(i)))).unwrap();
         let (client, peer) = (format!("http://{}", self.nodes[i].client), format!("http://{}", self.nodes[i].peer));
-        let mut command = Command::new(env!("CARGO_BIN_EXE_concur"));
-        command.env("NO_COLOR", "1").env_remove("CONCUR_LOG");
+        let mut command = common::concur();
         command.args(["serve", "--name", &name(i), "--log-segment-bytes", "1MiB", "--until-stdin-ends", "--strategy", self.strategy]);
         command.args(["--heartbeat-interval", "60ms", "--election-timeout", "500ms", "--initial-cluster", &self.listed(of)]);
         command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client, "--listen-peer-urls", &peer]);
         command.args(["--initial-advertise-peer-urls", &peer]).arg("--data-dir").arg(self.data(i)).args(more);
-        self.nodes[i].child = Some(command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log).spawn().unwrap());
+        self.nodes[i].process = Some(Process::start(command, &self.log(i)));
     }
 
     fn kill(&mut self, i: usize) {
-        let mut child = self.nodes[i].child.take().unwrap();
-        child.kill().unwrap();
-        child.wait().unwrap();
+        self.nodes[i].process = None;
     }
 
-    fn said(&self, i: usize) -> String {
-        std::fs::read_to_string(self.directory.join(format!("{}.log", name(i)))).unwrap_or_default()
+    fn log(&self, i: usize) -> PathBuf {
+        self.scratch.0.join(format!("{}.log", name(i)))
     }
 
     /// Tries until it is done.
@@ -116,7 +106,7 @@ impl World {
             if let Some(found) = attempt() {
                 return found;
             }
-            let said = || (0..self.nodes.len()).map(|i| format!("{}:\n{}\n", name(i), self.said(i))).collect::<String>();
+            let said = || (0..self.nodes.len()).map(|i| format!("{}:\n{}\n", name(i), tail(&self.log(i)))).collect::<String>();
             assert!(Instant::now() < deadline, "{what}: it does not come\n{}", said());
             std::thread::sleep(LOOK_INTERVAL);
         }
@@ -159,25 +149,13 @@ impl World {
     }
 }
 
-impl Drop for World {
-    fn drop(&mut self) {
-        for child in self.nodes.iter_mut().filter_map(|node| node.child.as_mut()) {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        if !std::thread::panicking() {
-            let _ = std::fs::remove_dir_all(&self.directory);
-        }
-    }
-}
-
 #[test]
 fn a_cluster_goes_on_from_a_snapshot_and_no_other_file_is_taken() {
     let mut world = World::new("snapshot", concur::registry()[0].traits.name, 6);
     let (old, new) = ([0, 1, 2], [3, 4, 5]);
     old.iter().for_each(|&i| world.spawn(i, &old, &[]));
     world.write(0, "k", KEYS);
-    let file = world.directory.join("state.snapshot").display().to_string();
+    let file = world.scratch.0.join("state.snapshot").display().to_string();
     // From one that may lag: it catches up first.
     let saved = done(&["snapshot", "save", &file, "--endpoints", &world.clients(&[2])]);
     world.write(1, "later", 5);
@@ -205,7 +183,7 @@ fn a_cluster_goes_on_from_a_snapshot_and_no_other_file_is_taken() {
         assert_eq!(world.count(i, "k", false), Some(KEYS), "{}", name(i));
         assert_eq!(world.count(i, "later", false), Some(0), "{}", name(i));
     }
-    let again = world.directory.join("again.snapshot").display().to_string();
+    let again = world.scratch.0.join("again.snapshot").display().to_string();
     let of_new = done(&["snapshot", "save", &again, "--endpoints", &world.clients(&[3])]);
     assert_ne!(of_new["cluster"], saved["cluster"]);
 }
@@ -217,9 +195,9 @@ fn damaged_files_are_refused(world: &World, file: &str) {
     changed[whole.len() / 2] ^= 1;
     let longer = [&whole[..], b"x"].concat();
     for (what, bytes) in [("changed", &changed[..]), ("short", &whole[..whole.len() - 1]), ("long", &longer[..])] {
-        let path = world.directory.join(what);
+        let path = world.scratch.0.join(what);
         std::fs::write(&path, bytes).unwrap();
-        let (path, data) = (path.display().to_string(), world.directory.join("refused").display().to_string());
+        let (path, data) = (path.display().to_string(), world.scratch.0.join("refused").display().to_string());
         refused(&["snapshot", "status", &path], 3, "the snapshot is damaged");
         refused(&["snapshot", "restore", &path, "--name", "n1", "--data-dir", &data], 3, "the snapshot is damaged");
         assert!(!Path::new(&data).exists(), "{what}");
@@ -294,9 +272,10 @@ fn rebuild(strategy: &'static str) {
 
     damage(&world.data(2).join("log"));
     world.spawn(2, &all, &[]);
-    let mut child = world.nodes[2].child.take().unwrap();
-    let ended = world.until("a node with a damaged log ends", || child.try_wait().unwrap());
-    assert!(!ended.success() && world.said(2).contains("damage"), "{}", world.said(2));
+    let mut process = world.nodes[2].process.take().unwrap();
+    let ended = world.until("a node with a damaged log ends", || process.0.try_wait().unwrap());
+    let said = tail(&world.log(2));
+    assert!(!ended.success() && said.contains("damage"), "{said}");
     std::fs::remove_dir_all(world.data(2)).unwrap();
     world.spawn(2, &all, &["--initial-cluster-state", "existing"]);
     world.change(&["member", "replace", "n3"], &[0, 1]);

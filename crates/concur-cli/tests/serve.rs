@@ -1,45 +1,20 @@
 //! One node as a process: what it refuses, how it stops, and what it says.
 
+mod common;
+
+use common::{PATIENCE, Process, Scratch, concur, free, page};
 use concur_proto::etcdserverpb::cluster_client::ClusterClient;
 use concur_proto::etcdserverpb::{MemberAddRequest, MemberRemoveRequest};
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
-
-const PATIENCE: Duration = Duration::from_secs(60);
-
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("concur-serve-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
+use std::process::{Command, Output, Stdio};
+use std::time::Instant;
 
 /// A node alone, killed when it is dropped.
 struct Alone {
-    child: Child,
+    process: Process,
     client: String,
     log: PathBuf,
-}
-
-fn free() -> String {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
-}
-
-fn concur() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_concur"));
-    command.env("NO_COLOR", "1").env_remove("CONCUR_LOG");
-    command
 }
 
 fn serve(directory: &Path, client: &str) -> Command {
@@ -53,9 +28,9 @@ fn serve(directory: &Path, client: &str) -> Command {
 impl Alone {
     fn start(scratch: &Scratch) -> Self {
         let (client, log) = (free(), scratch.0.join("log"));
-        let file = std::fs::File::create(&log).unwrap();
-        let child = serve(&scratch.0, &client).stderr(file).spawn().unwrap();
-        let mut alone = Self { child, client, log };
+        let _ = std::fs::remove_file(&log);
+        let process = Process::start(serve(&scratch.0, &client), &log);
+        let mut alone = Self { process, client, log };
         alone.wait_for("ready to serve client requests");
         alone
     }
@@ -67,32 +42,17 @@ impl Alone {
     fn wait_for(&mut self, text: &str) {
         let until = Instant::now() + PATIENCE;
         while !self.said().contains(text) {
-            assert!(self.child.try_wait().unwrap().is_none() && Instant::now() < until, "{}", self.said());
+            assert!(self.process.0.try_wait().unwrap().is_none() && Instant::now() < until, "{}", self.said());
             std::thread::yield_now();
         }
     }
 
     fn page(&self, path: &str) -> String {
-        let mut socket = std::net::TcpStream::connect(&self.client).unwrap();
-        std::io::Write::write_all(&mut socket, format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).unwrap();
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer).unwrap();
-        answer
+        page(&self.client, path)
     }
 
     fn run(&self, arguments: &[&str]) -> Output {
         concur().args(arguments).args(["--endpoints", &self.client]).output().unwrap()
-    }
-
-    fn signal(&self, signal: rustix::process::Signal) {
-        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).unwrap();
-    }
-}
-
-impl Drop for Alone {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -112,18 +72,17 @@ fn refused(output: &Output, code: i32, words: &[&str]) {
 #[test]
 fn what_was_acknowledged_is_there_after_kill_and_after_a_graceful_stop() {
     let scratch = Scratch::new("again");
-    let mut alone = Alone::start(&scratch);
+    let alone = Alone::start(&scratch);
     assert!(alone.run(&["put", "a", "1"]).status.success());
     assert!(alone.page("/readyz").contains("ok"), "{}", alone.page("/readyz"));
     assert!(alone.page("/metrics").contains("concur_"));
-    alone.signal(rustix::process::Signal::KILL);
-    alone.child.wait().unwrap();
+    drop(alone);
 
     let mut alone = Alone::start(&scratch);
     assert!(text(&alone.run(&["get", "a"]).stdout).contains("1"));
     assert!(alone.run(&["put", "b", "2"]).status.success());
-    alone.signal(rustix::process::Signal::TERM);
-    let status = alone.child.wait().unwrap();
+    alone.process.signal(rustix::process::Signal::TERM);
+    let status = alone.process.0.wait().unwrap();
     assert!(status.success(), "{status}: {}", alone.said());
     assert!(alone.said().contains("stopped"));
 
@@ -134,11 +93,10 @@ fn what_was_acknowledged_is_there_after_kill_and_after_a_graceful_stop() {
 #[test]
 fn a_directory_has_one_owner_and_one_system() {
     let scratch = Scratch::new("owner");
-    let mut alone = Alone::start(&scratch);
+    let alone = Alone::start(&scratch);
     let second = serve(&scratch.0, &free()).output().unwrap();
     refused(&second, 1, &["in use by another concur process"]);
-    alone.child.kill().unwrap();
-    alone.child.wait().unwrap();
+    drop(alone);
     for strategy in concur::registry().iter().filter(|s| s.traits.name != concur::registry()[0].traits.name) {
         let other = serve(&scratch.0, &free()).args(["--strategy", strategy.traits.name]).output().unwrap();
         refused(&other, 3, &["C061", "strategy", "empty data directory"]);
@@ -148,12 +106,11 @@ fn a_directory_has_one_owner_and_one_system() {
 #[test]
 fn a_log_that_was_changed_is_refused_with_what_to_do() {
     let scratch = Scratch::new("damage");
-    let mut alone = Alone::start(&scratch);
+    let alone = Alone::start(&scratch);
     for i in 0..20 {
         assert!(alone.run(&["put", "k", &format!("{i}")]).status.success());
     }
-    alone.child.kill().unwrap();
-    alone.child.wait().unwrap();
+    drop(alone);
     let segments = std::fs::read_dir(scratch.0.join("data/log")).unwrap().map(|entry| entry.unwrap().path());
     let first = segments.filter(|path| path.extension().is_some_and(|e| e == "wal")).min().unwrap();
     let mut bytes = std::fs::read(&first).unwrap();
