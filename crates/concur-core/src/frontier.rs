@@ -86,9 +86,9 @@ impl Frontier {
         Frontier { epoch: self.epoch, lanes }
     }
 
-    /// How many instances are executed.
+    /// How many instances are executed, or the greatest number if it cannot be counted.
     pub fn count(&self) -> u64 {
-        self.lanes.iter().map(|lane| lane.below + lane.beyond.count()).sum()
+        self.lanes.iter().fold(0, |count: u64, lane| count.saturating_add(lane.below).saturating_add(lane.beyond.count()))
     }
 }
 

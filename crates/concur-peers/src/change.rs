@@ -202,8 +202,8 @@ pub enum ChangeError {
     /// The system says that its members do not change.
     #[error("this system's members are static; `peer_management = \"dynamic\"` in its configuration lets them change")]
     Static,
-    /// It has to be asked of a member that takes part.
-    #[error("this member has no configuration yet, or was left out; ask one that takes part")]
+    /// It has to be asked of a member that votes.
+    #[error("this member has no vote, or none yet; ask one that votes")]
     NotIn,
 }
 
@@ -216,11 +216,16 @@ pub enum Outcome {
     Refused(ChangeError),
 }
 
+fn is_weight(weight: u64) -> bool {
+    (1..=u64::from(u32::MAX)).contains(&weight)
+}
+
 impl Configuration {
     /// The configuration that follows this one by `change`. `strategy` finds one by name.
     pub fn next(&self, change: &Change, strategy: impl Fn(&str) -> Option<Strategy>) -> Result<Configuration, ChangeError> {
         let mut next = self.clone();
-        next.epoch = Epoch(self.epoch.0 + 1);
+        // Who led first in this epoch may lead no more: unless the change says it, whoever proposes it knows better.
+        (next.epoch, next.first) = (Epoch(self.epoch.0 + 1), None);
         match change {
             Change::Add { newcomer, votes } => {
                 let role = if *votes { Role::Promised { replaces: None } } else { Role::Observer };
@@ -253,7 +258,7 @@ impl Configuration {
                 }
             }
             Change::Weigh { id, weight } => {
-                if *weight == 0 || *weight > u64::from(u32::MAX) {
+                if !is_weight(*weight) {
                     return Err(ChangeError::BadWeight { weight: *weight });
                 }
                 let member = next.known_mut(*id)?;
@@ -291,33 +296,40 @@ impl Configuration {
         let missing = || ChangeError::NoStrategy { strategy: self.strategy.clone() };
         let strategy = strategy(&self.strategy).ok_or_else(missing)?;
         let traits = strategy.traits;
-        if self.will_be_weighted() && !traits.has_leader {
-            return Err(ChangeError::Weights { strategy: traits.title.into() });
-        }
+        self.fits(&strategy)?;
         if matches!(change, Change::Lead { .. }) && !traits.has_leader {
             return Err(ChangeError::NoLeader { strategy: traits.title.into() });
         }
+        // Who leads must vote.
         let voters = self.voters();
-        if self.counts.is_some() {
-            let quorums = self.quorums(&strategy);
-            let too_large = [Phase::Prepare, Phase::Accept].into_iter().any(|phase| quorums.size(phase) > voters.len());
-            let apart = [Phase::Prepare, Phase::Accept].into_iter().find_map(|phase| quorums.disjoint(Phase::Prepare, phase));
-            let why = match apart {
-                Some((a, b)) => format!("{a:?} and {b:?} would never meet"),
-                None if too_large => "a quorum would be larger than all voters together".into(),
-                None => return Ok(self.with_first(traits.has_leader)),
-            };
-            return Err(ChangeError::Sizes { voters: voters.len() as u64, why });
-        }
-        self = self.with_first(traits.has_leader);
+        self.first = self.first.filter(|&first| traits.has_leader && voters.contains(first));
         Ok(self)
     }
 
-    /// Who leads must vote.
-    fn with_first(mut self, has_leader: bool) -> Self {
-        let voters = self.voters();
-        self.first = self.first.filter(|&first| has_leader && voters.contains(first));
-        self
+    /// Whether its voters can decide by `strategy` at all; why not.
+    pub fn fits(&self, strategy: &Strategy) -> Result<(), ChangeError> {
+        let (traits, voters) = (strategy.traits, self.voters());
+        if voters.is_empty() {
+            return Err(ChangeError::LastVoter { name: self.members.first().map_or_else(String::new, |member| member.name.clone()) });
+        }
+        if let Some(member) = self.members.iter().find(|member| !is_weight(member.weight)) {
+            return Err(ChangeError::BadWeight { weight: member.weight });
+        }
+        if self.will_be_weighted() && !traits.has_leader {
+            return Err(ChangeError::Weights { strategy: traits.title.into() });
+        }
+        if self.counts.is_none() {
+            return Ok(());
+        }
+        let quorums = self.quorums(strategy);
+        let too_large = [Phase::Prepare, Phase::Accept].into_iter().any(|phase| quorums.size(phase) > voters.len());
+        let apart = [Phase::Prepare, Phase::Accept].into_iter().find_map(|phase| quorums.disjoint(Phase::Prepare, phase));
+        let why = match apart {
+            Some((a, b)) => format!("{a:?} and {b:?} would never meet"),
+            None if too_large => "a quorum would be larger than all voters together".into(),
+            None => return Ok(()),
+        };
+        Err(ChangeError::Sizes { voters: voters.len() as u64, why })
     }
 
     /// Whether this configuration, which is to follow, could not decide with those who are there and `close` behind.
@@ -339,6 +351,18 @@ impl Configuration {
         self.members.iter_mut().find(|member| member.id == id).ok_or_else(|| ChangeError::NoMember { who: id.to_string() })
     }
 
+    /// The numbers that nobody has; those that were used longest ago come first.
+    fn free_numbers(&self) -> impl DoubleEndedIterator<Item = ReplicaId> {
+        let (taken, last) = (self.everyone(), self.last_id);
+        let numbers = (1..=REPLICAS_MAX as u64).map(move |step| ReplicaId((last.wrapping_add(step) % REPLICAS_MAX as u64) as u8));
+        numbers.filter(move |id| !taken.contains(*id))
+    }
+
+    /// A number for somebody who is not in: one that is given to nobody soon.
+    pub fn number_of_a_stranger(&self) -> ReplicaId {
+        self.free_numbers().next_back().unwrap_or(ReplicaId(REPLICAS_MAX as u8 - 1))
+    }
+
     /// Takes a newcomer in under a number that was not used lately.
     fn admit(&mut self, newcomer: &Newcomer, role: Role) -> Result<(), ChangeError> {
         let Newcomer { name, peer, client, region } = newcomer.clone();
@@ -351,9 +375,7 @@ impl Configuration {
             return Err(ChangeError::NameTaken { name });
         }
         self.check_address(&peer, None)?;
-        let taken = self.everyone();
-        let numbers = (1..=REPLICAS_MAX as u64).map(|step| ReplicaId(((self.last_id + step) % REPLICAS_MAX as u64) as u8));
-        let id = numbers.into_iter().find(|id| !taken.contains(*id)).ok_or(ChangeError::Full)?;
+        let id = self.free_numbers().next().ok_or(ChangeError::Full)?;
         self.last_id = u64::from(id.0);
         self.members.push(Member { id, name, role, weight: 1, incarnation: 0, peer, client, region });
         self.members.sort_by_key(|member| member.id);

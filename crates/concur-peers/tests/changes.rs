@@ -51,6 +51,24 @@ fn who_takes_a_place_takes_it_in_one_step() {
 }
 
 #[test]
+fn who_leads_first_is_said_by_one_change_and_not_by_those_after_it() {
+    let led = next(&three(), Change::Lead { id: ReplicaId(2) }).unwrap();
+    assert_eq!(led.first, Some(ReplicaId(2)));
+    let moved = next(&led, Change::Move { id: ReplicaId(0), peer: "elsewhere:1".into(), client: String::new() }).unwrap();
+    assert_eq!(moved.first, None);
+}
+
+#[test]
+fn nobody_soon_has_the_number_of_a_stranger() {
+    let mut configuration = three();
+    let stranger = configuration.number_of_a_stranger();
+    for n in 0..40 {
+        configuration = next(&configuration, Change::Add { newcomer: newcomer(&format!("a{n}")), votes: false }).unwrap();
+        assert!(configuration.member(stranger).is_none());
+    }
+}
+
+#[test]
 fn numbers_are_not_given_again_soon() {
     let mut now = three();
     let mut given = Vec::new();

@@ -5,7 +5,7 @@ use crate::item::Item;
 use crate::read::Read;
 use crate::replica::Replica;
 use bytes::Bytes;
-use concur_core::{AnyInput, Epoch, Footprint, Health, Ordering, ReplicaId, Span, StateMachine, Time, Value, Wire};
+use concur_core::{AnyInput, Epoch, Footprint, Health, Ordering, ReplicaId, Seal, Span, StateMachine, Time, Value, Wire};
 use concur_execution::Level;
 use concur_network::{Body, Envelope};
 use concur_peers::Configuration;
@@ -206,7 +206,7 @@ impl<M: StateMachine> Replica<M> {
     /// A peer cannot propose and asks this replica to. What has run is not proposed again: the peer will learn of it.
     fn forwarded(&mut self, from: ReplicaId, value: Value, out: &mut Output) {
         let sound = |value: &Value| match value {
-            Value::Seal(seal) => Configuration::from_bytes(&seal.body).is_ok_and(|next| next.epoch.0 == self.epoch().0 + 1),
+            Value::Seal(seal) => self.leads_on(seal),
             _ => true,
         };
         match value.id().filter(|id| id.origin == from && sound(&value)) {
@@ -214,6 +214,12 @@ impl<M: StateMachine> Replica<M> {
             Some(id) if self.executed.contains(id) => out.notes.push(("duplicate batch skipped", None)),
             Some(_) => self.inputs.push_back(AnyInput::Submit(value)),
         }
+    }
+
+    /// Whether a seal that somebody sent leads to an epoch that this replica could enter.
+    pub(crate) fn leads_on(&self, seal: &Seal) -> bool {
+        let next = Epoch(self.epoch().0 + 1);
+        Configuration::from_bytes(&seal.body).is_ok_and(|configuration| self.settings.accepts(&configuration, next))
     }
 
     fn peer(&mut self, id: ReplicaId, health: Health) {

@@ -28,12 +28,12 @@ impl<M: StateMachine> Replica<M> {
     }
 
     fn propose_change(&mut self, mut change: Change, waiting: Option<(Token, Time)>, out: &mut Output) -> Result<(), ChangeError> {
-        // Who was left out would not learn what became of it.
-        if self.empty || self.settings.configuration.member(self.me()).is_none() {
-            return Err(ChangeError::NotIn);
-        }
         if self.passage.is_some() {
             return Err(ChangeError::UnderWay { what: format!("epoch {} begins", self.epoch().0) });
+        }
+        // Who does not vote knows neither how far the others are nor who leads.
+        if self.protocol.is_none() {
+            return Err(ChangeError::NotIn);
         }
         if let Some(what) = self.flights.change() {
             return Err(ChangeError::UnderWay { what });
@@ -54,9 +54,7 @@ impl<M: StateMachine> Replica<M> {
 
     /// The configuration that a change leads to, if it could decide.
     fn next_configuration(&self, change: &Change) -> Result<Configuration, ChangeError> {
-        let strategies = self.settings.strategies;
-        let present = self.settings.strategy;
-        let find = |name: &str| if name == present.traits.name { Some(present) } else { strategies(name) };
+        let find = |name: &str| self.settings.find(name);
         let mut next = self.settings.configuration.next(change, find)?;
         let strategy = find(&next.strategy).ok_or_else(|| ChangeError::NoStrategy { strategy: next.strategy.clone() })?;
         let close = self.close();
@@ -92,10 +90,11 @@ impl<M: StateMachine> Replica<M> {
         if id == self.me() { self.settings.incarnation } else { self.peers.get(&id).map_or(0, |peer| peer.incarnation) }
     }
 
-    /// The members that are there and close behind, this one too.
+    /// The members that are there and close behind, this one too if it is.
     fn close(&self) -> ReplicaSet {
         let close = |(_, peer): &(&ReplicaId, &Peer)| self.is_close(peer);
-        self.peers.iter().filter(close).map(|(&id, _)| id).collect::<ReplicaSet>().with(self.me())
+        let others: ReplicaSet = self.peers.iter().filter(close).map(|(&id, _)| id).collect();
+        if self.own_lag() <= self.settings.close_instances_max { others.with(self.me()) } else { others }
     }
 
     /// Whether a member is there and lags little; should it crash, it comes back in this epoch.
@@ -109,9 +108,6 @@ impl<M: StateMachine> Replica<M> {
         let name = || self.settings.configuration.member(id).map_or_else(|| id.to_string(), |member| member.name.clone());
         if self.settings.configuration.member(id).is_none() {
             return Err(ChangeError::NoMember { who: id.to_string() });
-        }
-        if id == self.me() {
-            return Ok(self.settings.incarnation);
         }
         let peer = self.peers.get(&id).filter(|peer| peer.incarnation != 0).ok_or_else(|| ChangeError::NotSeen { name: name() })?;
         if self.is_close(peer) { Ok(peer.incarnation) } else { Err(self.behind(id)) }

@@ -30,6 +30,13 @@ pub(crate) struct Peer {
     pub(crate) tell_at: Time,
 }
 
+impl Peer {
+    /// A member that nothing is known of: its silence counts from now.
+    pub(crate) fn met(now: Time) -> Self {
+        Self { heard_at: now, ..Self::default() }
+    }
+}
+
 impl<M: StateMachine> Replica<M> {
     /// These instances are decided.
     pub(crate) fn commit(&mut self, decision: Decision, out: &mut Output) {
@@ -68,6 +75,12 @@ impl<M: StateMachine> Replica<M> {
             self.tell_how_far(from, out);
         }
         let Some(peer) = self.peers.get_mut(&from) else { return self.seen_ahead(from, theirs, out) };
+        if incarnation < peer.incarnation {
+            return; // A life of its disk that is over.
+        }
+        if incarnation > peer.incarnation {
+            (peer.executed, peer.stored) = (None, None); // What an earlier one held is gone.
+        }
         let entered = theirs == epoch && peer.executed.as_ref().is_some_and(|before| before.epoch < epoch);
         peer.incarnation = incarnation;
         for (known, told) in [(&mut peer.executed, executed), (&mut peer.stored, stored)] {
@@ -137,10 +150,26 @@ impl<M: StateMachine> Replica<M> {
         self.settings.config.election * 4 + self.settings.config.heartbeat * 2 * PROGRESS_AGAIN
     }
 
-    /// By how many decisions a member lags behind this replica; `None` if it is in another epoch, or has not said.
+    /// By how many decisions a member lags behind whoever is farthest, as far as is known here; `None` if it is in another epoch, or
+    /// has not said.
     pub(crate) fn lag(&self, peer: &Peer) -> Option<u64> {
-        let executed = peer.executed.as_ref().filter(|executed| executed.epoch == self.epoch())?;
-        Some(self.sequencer.executed_count().saturating_sub(executed.count()))
+        Some(self.farthest().saturating_sub(self.executed_here(peer)?))
+    }
+
+    /// By how many this replica does.
+    pub(crate) fn own_lag(&self) -> u64 {
+        self.farthest() - self.sequencer.executed_count()
+    }
+
+    /// What a member has executed of this epoch, if it is in it.
+    fn executed_here(&self, peer: &Peer) -> Option<u64> {
+        peer.executed.as_ref().filter(|executed| executed.epoch == self.epoch()).map(Frontier::count)
+    }
+
+    /// The most that anybody is known to have executed in this epoch.
+    fn farthest(&self) -> u64 {
+        let others = self.peers.values().filter_map(|peer| self.executed_here(peer)).max();
+        self.sequencer.executed_count().max(others.unwrap_or(0))
     }
 
     /// What the members last said of themselves.

@@ -20,6 +20,7 @@
 //! seal, since a later run may have forgotten what it sent.
 
 use crate::api::{Output, Refused, Reply, Status};
+use crate::commit::Peer;
 use crate::replica::Replica;
 use bytes::Bytes;
 use concur_core::{
@@ -100,6 +101,9 @@ impl<M: StateMachine> Replica<M> {
         (self.reconfigured, self.unstored, self.hurried, out.changed) = (true, true, true, true);
         let everyone = self.settings.configuration.everyone();
         self.peers.retain(|id, _| everyone.contains(*id));
+        for id in self.other_members().iter() {
+            self.peers.entry(id).or_insert_with(|| Peer::met(self.now));
+        }
         assert!(self.passage.is_none(), "nothing is executed on the way into an epoch");
         self.passage = Some(Passage { mark, before: vote, fresh, since: self.now });
         // Who has not executed the seal has to get it from those who have.

@@ -10,14 +10,14 @@
 use crate::api::Output;
 use crate::commit::Peer;
 use crate::replica::Replica;
-use concur_core::{BootCount, Epoch, Frontier, Ordering, ReplicaId, ReplicaSet, StateMachine, Time};
+use concur_core::{BootCount, Epoch, Frontier, Ordering, ReplicaId, ReplicaSet, StateMachine, Time, Value};
 use concur_execution::{Next, Sequencer};
 use concur_network::{After, Body, Fed, Feed};
 
 /// How often one source is asked in vain.
 const ASKED_MAX: u32 = 3;
-/// How many entries a voter gathers at most until it sees the seal; then it is given state.
-const GATHERED_MAX: usize = 65_536;
+/// How many bytes a voter gathers at most until it sees the seal; then it is given state.
+const GATHERED_BYTES_MAX: usize = 32 << 20;
 
 /// Where this replica gets what it executes, if it follows.
 #[derive(Debug, Default)]
@@ -34,6 +34,7 @@ pub(crate) struct Following {
     progressed_at: Time,
     /// What a voter has of the source's order and has not executed.
     gathered: Vec<Fed>,
+    gathered_bytes: usize,
 }
 
 impl Following {
@@ -188,18 +189,28 @@ impl<M: StateMachine> Replica<M> {
         if !entries.is_empty() {
             self.following.progressed_at = self.now;
         }
+        self.following.gathered_bytes += entries.iter().map(Fed::size_bytes).sum::<usize>();
         self.following.gathered.extend(entries);
         let epoch = self.epoch();
         if self.following.gathered.iter().any(|fed| fed.epoch == epoch && fed.value.is_seal()) {
-            self.cross(out);
-        } else if self.following.gathered.len() > GATHERED_MAX {
-            self.following.gathered.clear();
-            self.fetch(from, None, out);
+            self.cross(from, out);
+        } else if self.following.gathered_bytes > GATHERED_BYTES_MAX {
+            self.turn_back(from, out);
         }
     }
 
+    /// What was gathered is let go, and state asked for. What is on its way behind it would leave a hole.
+    fn turn_back(&mut self, from: ReplicaId, out: &mut Output) {
+        (self.following.gathered, self.following.gathered_bytes, self.following.expected) = (Vec::new(), 0, None);
+        self.fetch(from, None, out);
+    }
+
     /// A voter executes what its source executed up to the seal, and passes.
-    fn cross(&mut self, out: &mut Output) {
+    fn cross(&mut self, from: ReplicaId, out: &mut Output) {
+        if !self.leads_through() {
+            out.notes.push(("feed that leads nowhere dropped", None));
+            return self.turn_back(from, out);
+        }
         out.notes.push(("seal executed from the feed", None));
         let gathered = std::mem::take(&mut self.following.gathered);
         self.keep_noops();
@@ -207,6 +218,25 @@ impl<M: StateMachine> Replica<M> {
         self.sequencer = Sequencer::followed(self.sequencer.mark());
         self.execute_fed(gathered, out);
         assert!(self.passage.is_some(), "what was gathered leads through the seal");
+    }
+
+    /// Whether what was gathered leads from what is executed here to a seal that can be passed.
+    fn leads_through(&self) -> bool {
+        let (epoch, total) = (self.epoch(), self.settings.strategy.traits.order == Ordering::Total);
+        let mut next = self.sequencer.executed_count();
+        for fed in &self.following.gathered {
+            if fed.epoch < epoch || (fed.epoch == epoch && self.sequencer.contains(fed.instance)) {
+                continue;
+            }
+            if fed.epoch > epoch || (total && fed.instance.number > next) {
+                return false;
+            }
+            next += u64::from(fed.instance.number == next);
+            if let Value::Seal(seal) = &fed.value {
+                return self.leads_on(seal);
+            }
+        }
+        false
     }
 
     /// Executes what is new of a source's order, up to where another way begins.
@@ -219,7 +249,8 @@ impl<M: StateMachine> Replica<M> {
             }
             // In a later epoch this replica votes, or the source said it in a wrong order.
             let gap = total && epoch == self.epoch() && instance.number != self.sequencer.executed_count();
-            if epoch > self.epoch() || self.passage.is_some() || gap {
+            let nowhere = matches!(&value, Value::Seal(seal) if !self.leads_on(seal));
+            if epoch > self.epoch() || self.passage.is_some() || gap || nowhere {
                 self.following.expected = None;
                 break;
             }

@@ -13,7 +13,7 @@ use crate::transfer::Transfers;
 use bytes::Bytes;
 use concur_core::{
     AnyBoot, AnyEffect, AnyInput, AnyProtocol, Config, Corrupt, Epoch, Frontier, Instance, Mark, ReplicaId, ReplicaSet, Rng, Start,
-    StateMachine, Ticket, Time, Wire,
+    StateMachine, Strategy, Ticket, Time, Wire,
 };
 use concur_execution::{Executed, Sequencer};
 use concur_peers::Configuration;
@@ -155,7 +155,7 @@ impl<M: StateMachine> Replica<M> {
             decided: false,
             wanted: BTreeSet::new(),
             stored: mark.frontier.clone(),
-            peers: BTreeMap::new(),
+            peers: settings.configuration.everyone().without(settings.config.me).iter().map(|id| (id, Peer::met(now))).collect(),
             empty,
             bare: empty,
             passage: None,
@@ -330,11 +330,21 @@ pub fn stand_elsewhere(
 }
 
 impl Settings {
+    /// Whether a configuration that somebody sent can be that of `epoch`, and be decided in here.
+    pub(crate) fn accepts(&self, configuration: &Configuration, epoch: Epoch) -> bool {
+        configuration.epoch == epoch && self.find(&configuration.strategy).is_some_and(|strategy| configuration.fits(&strategy).is_ok())
+    }
+
+    /// The strategy of this name.
+    pub(crate) fn find(&self, name: &str) -> Option<Strategy> {
+        Some(self.strategy).filter(|strategy| strategy.traits.name == name).or_else(|| (self.strategies)(name))
+    }
+
     /// Goes by another configuration.
     pub(crate) fn adopt(&mut self, configuration: Configuration) -> Result<(), Corrupt> {
         let name = &configuration.strategy;
-        let known = Some(self.strategy).filter(|strategy| strategy.traits.name == name).or_else(|| (self.strategies)(name));
-        self.strategy = known.ok_or_else(|| Corrupt::new(format!("the configuration names a strategy that is not known here: {name}")))?;
+        self.strategy =
+            self.find(name).ok_or_else(|| Corrupt::new(format!("the configuration names a strategy that is not known here: {name}")))?;
         let quorums = configuration.quorums(&self.strategy);
         self.config = Arc::new(Config { epoch: configuration.epoch, quorums, ..(*self.config).clone() });
         self.configuration = Arc::new(configuration);

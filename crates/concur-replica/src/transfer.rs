@@ -241,6 +241,9 @@ impl<M: StateMachine> Replica<M> {
         let (Some(mark), Some(configuration)) = (image.mark, image.configuration) else {
             return out.notes.push(("malformed state dropped", None));
         };
+        if !self.settings.accepts(&configuration, mark.frontier.epoch) {
+            return out.notes.push(("malformed state dropped", None));
+        }
         let enters = mark.frontier.epoch > self.epoch();
         if mark.frontier.epoch < self.epoch() || self.passage.is_some() {
             return out.notes.push(("state of another epoch dropped", None));

@@ -217,6 +217,11 @@ fn a_voter_that_is_long_away_is_gone_on_without_and_votes_again_when_it_is_back(
         let mut pump = ready(Setup { absence_max: Some(ELECTION * 20), ..setup });
         pump.converge();
         pump.crash(2);
+        // Those who are left have not met it since they were started.
+        for index in [0, 1] {
+            pump.crash(index);
+            pump.start(index);
+        }
         for n in 0..600 {
             let token = pump.command(n % 2, None, &[(n % 9) as u8, 1]);
             pump.ok(token);

@@ -5,7 +5,8 @@ use crate::tally::sum_of;
 use crate::toy::{Toy, script};
 use bytes::Bytes;
 use concur_core::*;
-use concur_network::{Body, Envelope, StateChunk};
+use concur_network::{After, Body, Envelope, Fed, Feed, StateChunk};
+use concur_peers::Configuration;
 use concur_replica::{Event, Replica, Status};
 use std::time::Duration;
 
@@ -83,6 +84,22 @@ fn bodies_that_make_no_sense_do_nothing() {
         let mark = Mark { frontier: high.clone(), orders: vec![Some(Bytes::new()); 3] };
         let mine = BatchId { origin: ReplicaId(0), boot: BootCount(1), number: u64::MAX };
         let chunk = |entries| Body::State(StateChunk { transfer: 0, chunk: 0, last: true, entries });
+        let tall = Frontier { epoch, lanes: vec![Lane { below: u64::MAX, ..Lane::default() }; 3] };
+        let mut next = Configuration::clone(&pump.replica(0).status().configuration);
+        next.epoch = Epoch(epoch.0 + 1);
+        let unknown = Configuration { strategy: "nobody knows it".into(), ..next.clone() };
+        let empty = Configuration { members: Vec::new(), ..next.clone() };
+        let far = Configuration { epoch: Epoch(9), ..next };
+        let seals: Vec<Value> = [Bytes::new(), unknown.to_bytes(), empty.to_bytes(), far.to_bytes()]
+            .map(|body| Value::Seal(Seal { id: BatchId { origin: ReplicaId(1), boot: BootCount(1), number: 71 }, body }))
+            .to_vec();
+        let instance = Instance { lane: LaneId(0), number: 0 };
+        let fed = seals.iter().map(|seal| Fed { epoch, instance, value: seal.clone(), order: Bytes::new() }).collect();
+        let feed = Feed { run: BootCount(1), after: After::Frontier(Frontier::start(epoch)), through: 9, entries: fed };
+        let state = |configuration: &Configuration| {
+            let mark = Mark { frontier: Frontier::start(configuration.epoch), orders: Vec::new() };
+            vec![(Bytes::from_static(b"\0c"), configuration.to_bytes()), (Bytes::from_static(b"\0m"), Mark::<Bytes>::to_bytes(&mark))]
+        };
         let bodies = [
             Body::Forward(Value::Noop),
             Body::Forward(Value::Batch(batch)), // Another's than the sender's.
@@ -93,8 +110,14 @@ fn bodies_that_make_no_sense_do_nothing() {
             chunk(vec![]),
             chunk(vec![(Bytes::from_static(b"\0m"), mark.to_bytes())]),
             Body::Protocol(Bytes::new()),
+            Body::Feed(feed),
+            Body::FeedGone {},
+            Body::Barrier { id: ReadId { boot: BootCount(9), number: 9 }, frontier: None },
+            chunk(state(&unknown)),
+            chunk(state(&empty)),
         ];
-        for body in bodies {
+        let forwarded = seals.into_iter().map(Body::Forward);
+        for body in bodies.into_iter().chain(forwarded) {
             for from in [1, 2, 63] {
                 if from == 2 && matches!(body, Body::Forward(Value::Batch(_))) {
                     continue;
@@ -109,6 +132,9 @@ fn bodies_that_make_no_sense_do_nothing() {
             let bytes = envelope(&pump, Body::StateWanted { transfer, chunk });
             offer(&mut pump, 1, bytes);
         }
+        // Counted on or not, who claims to have executed everything changes nothing for anybody.
+        let bytes = envelope(&pump, Body::Progress { executed: tall.clone(), stored: tall, incarnation: u64::MAX });
+        offer(&mut pump, 1, bytes);
         let token = pump.command(0, None, &[90, 9]);
         assert_eq!(sum_of(&pump.ok(token).body), 9);
         pump.converge();
