@@ -294,6 +294,11 @@ impl Now {
         there.then(|| Duration::from_micros(self.group.passage_us))
     }
 
+    /// Whether nobody means to give it a vote.
+    fn gave_up(&self, name: &str) -> bool {
+        self.configuration.named(name).is_none_or(|member| member.role == Role::Observer)
+    }
+
     fn is_done(&self, awaited: &Awaited) -> bool {
         let votes = self.configuration.named(&awaited.name).is_some_and(|member| member.role == Role::Voter);
         votes && awaited.gone.as_ref().is_none_or(|gone| self.configuration.named(gone).is_none())
@@ -356,6 +361,10 @@ impl Common {
                     let pause = now.pause(now.configuration.epoch.0);
                     return Ok((now.configuration, pause, link));
                 }
+                Ok(now) if takes_part(&now) && now.configuration.epoch >= decided.epoch && now.gave_up(name) => {
+                    let why = format!("{name} is not to vote any more: another change left it out, or made it an observer");
+                    return Err(Failure::new(Exit::Failure, why));
+                }
                 Ok(now) => {
                     // A member that was left out says nothing new.
                     let stuck = !takes_part(&now);
@@ -412,9 +421,9 @@ fn tell(now: &Now, name: &str, told: &mut String) {
     }
 }
 
-/// Whether a member knows what goes on: one that was left out does not.
+/// Whether a member knows what goes on, and may have something changed: one that has no vote does not.
 fn takes_part(now: &Now) -> bool {
-    now.group.role != "removed"
+    now.group.role == "voter" || now.group.role == "sealed"
 }
 
 /// How a namespace is, as this member says.

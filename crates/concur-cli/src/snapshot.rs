@@ -12,8 +12,6 @@ use concur::offline::{self, Forced, OfflineError, Restored, Summary};
 use concur::{Member, RunError, System};
 use concur_proto::concur::v1::concur_client::ConcurClient;
 use concur_proto::concur::v1::{SnapshotPart, SnapshotRequest};
-use concur_proto::etcdserverpb as pb;
-use concur_proto::etcdserverpb::cluster_client::ClusterClient;
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{IsTerminal, Read, Write};
@@ -124,7 +122,6 @@ impl Save {
     fn run(self) -> Outcome {
         wait(async move {
             let link = self.reach.connect().await?;
-            self.catch_up(&link).await;
             let mut client = client!(ConcurClient, link);
             let parts = link.answer(Asked::Read, client.snapshot(SnapshotRequest { namespace: self.namespace.clone() })).await?;
             let temporary = beside(&self.file);
@@ -143,21 +140,6 @@ impl Save {
                 format!("{file}   {namespace}   {}\n{}", figures(&summary, bytes), if wide { rest(&summary) } else { String::new() })
             })
         })
-    }
-
-    /// Has the member execute what was acknowledged before this command, where its namespace can say so; a member that cannot ask
-    /// the others saves what it has.
-    async fn catch_up(&self, link: &Link) {
-        if !self.namespace.is_empty() && self.namespace != "default" {
-            return;
-        }
-        let mut client = client!(ClusterClient, link);
-        let list = pb::MemberListRequest { linearizable: true };
-        if link.answer(Asked::Read, client.member_list(list)).await.is_err() {
-            let what =
-                format!("{} cannot ask the others how far they are: what it had executed is saved, which may not be all", link.endpoint);
-            say(Tone::Note, &what);
-        }
     }
 }
 
@@ -180,17 +162,26 @@ async fn write_checked(link: &Link, mut parts: Streaming<SnapshotPart>, path: &P
 }
 
 async fn forward(link: &Link, parts: &mut Streaming<SnapshotPart>, sender: SyncSender<bytes::Bytes>) -> Outcome {
-    let mut progress = Progress::start();
+    let (mut progress, mut behind) = (Progress::start(), false);
     loop {
         let part = tokio::time::timeout(link.timeout, parts.message()).await;
         let part = part.unwrap_or_else(|_| Err(tonic::Status::deadline_exceeded("the next part does not come")));
         match part {
             Ok(Some(part)) => {
+                behind |= !part.caught_up;
                 progress.add(part.payload.len());
                 // Waits for the disk, with nothing else to do. Whoever checks takes no more once something is wrong, and says what.
                 if sender.send(part.payload).is_err() {
                     return Ok(());
                 }
+            }
+            Ok(None) if behind => {
+                let who = &link.endpoint;
+                say(
+                    Tone::Note,
+                    &format!("{who} could not ask the others how far they are: what it had executed is saved, which may not be all"),
+                );
+                return Ok(());
             }
             Ok(None) => return Ok(()),
             Err(status) => return Err(link.failure(Asked::Read, &status).await),

@@ -293,6 +293,7 @@ impl<M: StateMachine> Driver<M> {
         }
         if !*self.parts.ready.borrow() && self.parts.groups.iter().all(|group| group.seat.facts.leader.is_some()) {
             self.parts.ready.send_replace(true);
+            crate::node::forget_last_alive(&self.parts.dir);
         }
         self.look_at_membership();
         Ok(())

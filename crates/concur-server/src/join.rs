@@ -6,11 +6,11 @@
 use crate::node::{NodeError, io};
 use crate::peers::connect;
 use bytes::Bytes;
-use concur_core::{GroupId, Malformed, Reader, Wire, wire_struct};
+use concur_core::{GroupId, Wire, wire_struct};
 use concur_peers::Configuration;
 use concur_proto::concur::peer::v1::peer_client::PeerClient;
 use concur_proto::concur::peer::v1::{ClusterReply, ClusterRequest};
-use concur_store::dir::write_whole;
+use concur_store::dir::{read_checked, write_checked};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
@@ -25,7 +25,9 @@ const PAUSE: Duration = Duration::from_millis(300);
 pub(crate) struct Joined {
     /// The cluster.
     pub(crate) cluster: u64,
-    /// Its name in it.
+    /// The name with which it asked.
+    pub(crate) asked: String,
+    /// Its name in it; another where it was added by its address alone.
     pub(crate) name: String,
     /// The groups in which it is a member.
     pub(crate) groups: Vec<JoinedGroup>,
@@ -40,7 +42,7 @@ pub(crate) struct JoinedGroup {
     pub(crate) configuration: Configuration,
 }
 
-wire_struct!(Joined { cluster, name, groups });
+wire_struct!(Joined { cluster, asked, name, groups });
 wire_struct!(JoinedGroup { id, namespace, per_key, configuration });
 
 /// Who asks, and whom.
@@ -57,26 +59,17 @@ impl Joined {
     /// What was kept in a data directory.
     pub(crate) fn read(data_dir: &Path) -> Result<Option<Self>, NodeError> {
         let path = data_dir.join("joined");
-        let bytes = match std::fs::read(&path) {
-            Ok(bytes) => Bytes::from(bytes),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(io(format!("cannot read {}", path.display()))(error)),
-        };
-        let damaged = |_: Malformed| io(format!("cannot read {}", path.display()))(std::io::ErrorKind::InvalidData.into());
-        let mut reader = Reader::new(bytes.clone());
-        let checksum = reader.array::<4>().map_err(damaged)?;
-        if crc(&bytes[4..]) != checksum {
-            return Err(damaged(Malformed { what: "checksum" }));
-        }
-        Self::from_bytes(&bytes.slice(4..)).map(Some).map_err(damaged)
+        let cannot = io(format!("cannot read {}", path.display()));
+        let read = read_checked(&path).and_then(|kept| {
+            let read = |bytes| Self::from_bytes(&Bytes::from(bytes)).map_err(|_| std::io::ErrorKind::InvalidData.into());
+            kept.map(read).transpose()
+        });
+        read.map_err(cannot)
     }
 
     /// Keeps it.
-    pub(crate) fn write(&self, data_dir: &Path) -> Result<(), NodeError> {
-        let path = data_dir.join("joined");
-        let bytes = self.to_bytes();
-        let whole = [&crc(&bytes)[..], &bytes].concat();
-        write_whole(&path, &whole).map_err(io(format!("cannot write {}", path.display())))
+    pub(crate) fn write(&self, data_dir: &Path) -> std::io::Result<()> {
+        write_checked(&data_dir.join("joined"), &self.to_bytes())
     }
 
     /// Asks the members in turn until one takes this node in; who runs `concur member add` meanwhile is not too late. Must be called
@@ -106,7 +99,7 @@ impl Joined {
                  back, or run `concur member replace {name}`, so that it is rebuilt from its peers"
             )));
         }
-        Ok(Self { cluster: reply.cluster, name, groups })
+        Ok(Self { cluster: reply.cluster, asked: asking.name.to_owned(), name, groups })
     }
 }
 
@@ -162,10 +155,4 @@ async fn ask(address: &str, name: &str, token: &str, peers: Vec<String>) -> Resu
 enum Refusal {
     Final(String),
     Later(String),
-}
-
-fn crc(bytes: &[u8]) -> [u8; 4] {
-    // FNV-1a, folded: against a file that was cut or mixed up.
-    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325u64, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-    ((hash >> 32) as u32 ^ hash as u32).to_le_bytes()
 }

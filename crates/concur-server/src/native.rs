@@ -29,8 +29,12 @@ use concur_store::snapshot::SnapshotHeader;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
+
+/// How long a node tries to catch up before it is saved as it is.
+const CATCH_UP_MAX: Duration = Duration::from_secs(3);
 
 /// The native API of one node.
 #[derive(Clone)]
@@ -50,8 +54,8 @@ struct Shared {
     doors: BTreeMap<String, Door>,
     /// Who votes in the namespaces that are not here.
     elsewhere: BTreeMap<String, String>,
-    /// A snapshot's parts that are on their way.
-    part_bytes: usize,
+    /// A snapshot is a copy of the state: there is one at a time.
+    snapshots: Arc<Semaphore>,
 }
 
 impl std::fmt::Debug for Native {
@@ -82,7 +86,7 @@ impl Native {
             elsewhere: away.map(|group| (group.name.clone(), voters(group))).collect(),
             namespaces,
             doors,
-            part_bytes: 256 << 10,
+            snapshots: Arc::new(Semaphore::new(1)),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -139,9 +143,12 @@ impl Concur for Native {
         let request = request.into_inner();
         let (_, namespace) = self.namespace(&request.namespace)?;
         let status = namespace.status().await.map_err(refused)?;
-        let image = namespace.image().await.map_err(refused)?;
-        let header = SnapshotHeader { cluster: self.shared.cluster, node: self.shared.node, group: status.group, mark: image.mark };
-        Ok(Response::new(snapshot::stream(header, image.entries, self.shared.part_bytes)))
+        let taken =
+            || Status::resource_exhausted("this node sends another snapshot just now: try again when it is through, or ask another member");
+        let permit = self.shared.snapshots.clone().try_acquire_owned().map_err(|_| taken())?;
+        let image = namespace.image(CATCH_UP_MAX).await.map_err(refused)?;
+        let header = SnapshotHeader { cluster: self.shared.cluster, node: self.shared.node, group: status.group, mark: image.mark.clone() };
+        Ok(Response::new(snapshot::stream(header, image, permit)))
     }
 
     async fn open_session(&self, request: Request<pb::OpenSessionRequest>) -> Result<Response<pb::OpenSessionReply>, Status> {

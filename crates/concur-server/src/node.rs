@@ -13,7 +13,7 @@
 pub(crate) mod files;
 mod listen;
 
-pub(crate) use files::write_lives;
+pub(crate) use files::{forget_last_alive, last_alive_ms, note_last_alive, write_lives};
 pub use listen::Listeners;
 
 use crate::door::{Door, DoorLimits, Jobs, Pulse};
@@ -272,10 +272,11 @@ impl<M: StateMachine> Node<M> {
         let place = options.place()?;
         let node = member_id(place.cluster, &place.name);
         let owner = Owner { cluster: place.cluster, node, name: place.name.clone(), incarnation: clock.wall_ms(), salt: random() };
-        let mut dir = DataDir::open(&options.data_dir, &owner)?;
-        if let Some(joined) = &place.joined {
-            joined.write(dir.root())?;
-        }
+        // That this disk joined is known before it is anybody's: as a founder's it would vote.
+        let first = |root: &std::path::Path| place.joined.as_ref().map_or(Ok(()), |joined| joined.write(root));
+        let mut dir = DataDir::open_after(&options.data_dir, &owner, first)?;
+        // Opening the log writes to it, and the leases count from before.
+        files::note_last_alive(&dir, last_alive_ms)?;
         let log_options = LogOptions { segment_bytes: options.segment_bytes, ..dir.log_options() };
         let disk = FileDisk::open(dir.log_directory()).map_err(io(format!("cannot open {}", dir.log_directory().display())))?;
         let (log, mut recovered) = Log::open(disk, log_options)?;
@@ -302,7 +303,7 @@ impl<M: StateMachine> Node<M> {
             if let Some(known) = concur_replica::configuration_of(&image).map_err(corrupt)?.filter(|known| known.epoch.0 > 0) {
                 moved = true;
                 // What is described may list others than those who are in, and number them otherwise.
-                seat.me = known.named(&place.name).map_or(seat.me, |member| member.id);
+                seat.me = known.named(&place.name).map_or_else(|| known.number_of_a_stranger(), |member| member.id);
             }
             let records = recovered.groups.remove(&seat.group.id).unwrap_or_default();
             seated.push((seat, Recovered { records, image }));
@@ -482,6 +483,13 @@ impl NodeOptions {
     fn place(&self) -> Result<Place, NodeError> {
         let own = &self.members[usize::from(self.me.0)];
         if let Some(joined) = Joined::read(&self.data_dir)? {
+            if joined.asked != own.name && joined.name != own.name {
+                let Joined { asked, .. } = &joined;
+                let path = self.data_dir.display();
+                let why =
+                    format!("the data in {path} are those of {asked}, and it is started as {}. Name it so, or another directory", own.name);
+                return Err(NodeError::Join { why });
+            }
             return Ok(Place { cluster: joined.cluster, name: joined.name.clone(), joined: Some(joined) });
         }
         if let Some(identity) = DataDir::identity_of(&self.data_dir)? {

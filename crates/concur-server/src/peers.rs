@@ -189,6 +189,11 @@ impl Peers {
         (Self { me, links: BTreeMap::new(), wires: Reach::Streams(directory, sender), inbox, connected: BTreeSet::new() }, acceptor)
     }
 
+    /// The cluster that this node belongs to.
+    pub(crate) fn cluster(&self) -> u64 {
+        self.me.cluster
+    }
+
     /// Dials these and nobody else, accepts them, and tells those who ask of the groups. Must be called on the runtime.
     pub(crate) fn keep(&mut self, peers: Vec<Peer>, groups: Vec<Listed>) {
         let (local, mut wanted) = (matches!(self.wires, Reach::Local(_)), BTreeMap::new());
@@ -200,12 +205,14 @@ impl Peers {
             (Some(_), Link::Local(_)) => true,
             (None, _) => false,
         };
-        self.links.retain(|node, link| {
+        let Self { links, connected, .. } = self;
+        links.retain(|node, link| {
             let keep = stays(node, link);
             if let Link::Stream(_, outbox) = link
                 && !keep
             {
                 outbox.close();
+                connected.remove(node);
             }
             keep
         });

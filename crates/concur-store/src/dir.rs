@@ -165,6 +165,11 @@ pub struct DataDir {
 impl DataDir {
     /// Opens a directory, or creates it, and counts the start.
     pub fn open(root: impl Into<PathBuf>, owner: &Owner) -> Result<DataDir, DirError> {
+        Self::open_after(root, owner, |_| Ok(()))
+    }
+
+    /// Opens a directory. Of one that is created, `first` puts in what must be there before anything says that it is one.
+    pub fn open_after(root: impl Into<PathBuf>, owner: &Owner, first: impl FnOnce(&Path) -> io::Result<()>) -> Result<DataDir, DirError> {
         let root = root.into();
         check_name(&owner.name)?;
         create_directory(&root)?;
@@ -172,11 +177,14 @@ impl DataDir {
         let path = root.join("identity");
         let mut identity = match read_identity(&path)? {
             Some(found) => check_owner(&root, owner, found)?,
-            None => first_identity(&root, owner)?,
+            None => {
+                let identity = first_identity(&root, owner)?;
+                first(&root).map_err(io_error("begin", &root))?;
+                identity
+            }
         };
         identity.boots += 1;
         create_directory(&root.join("log"))?;
-        create_directory(&root.join("snapshots"))?;
         let dir = DataDir { root, identity, _lock: lock };
         dir.write_identity()?;
         Ok(dir)
@@ -221,11 +229,6 @@ impl DataDir {
     /// Where executed state lies.
     pub fn state_file(&self) -> PathBuf {
         self.root.join("state.redb")
-    }
-
-    /// Where snapshots lie.
-    pub fn snapshots_directory(&self) -> PathBuf {
-        self.root.join("snapshots")
     }
 
     /// How the log of this directory is opened, with the defaults otherwise.
@@ -293,6 +296,23 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     drop(file);
     fs::rename(&temporary, path)?;
     sync_directory(path.parent().unwrap_or(Path::new(".")))
+}
+
+/// Writes a small file whole, with a checksum in front.
+pub fn write_checked(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_whole(path, &[&crc32fast::hash(bytes).to_le_bytes(), bytes].concat())
+}
+
+/// Reads such a file back; `None` if there is none. One that is not as it was written is an error.
+pub fn read_checked(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let whole = match fs::read(path) {
+        Ok(whole) => whole,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let sound = whole.split_first_chunk().filter(|(sum, bytes)| crc32fast::hash(bytes).to_le_bytes() == **sum);
+    let (_, bytes) = sound.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "it is not as it was written"))?;
+    Ok(Some(bytes.to_vec()))
 }
 
 fn check_name(name: &str) -> Result<(), DirError> {

@@ -233,6 +233,9 @@ pub struct SnapshotRequest {
 pub struct SnapshotPart {
     #[prost(bytes = "bytes", tag = "1")]
     pub payload: ::prost::bytes::Bytes,
+    /// Whether the node had executed everything that was acknowledged before it was asked; it saves what it has if it cannot ask.
+    #[prost(bool, tag = "2")]
+    pub caught_up: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StatusRequest {}

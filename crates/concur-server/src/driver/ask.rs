@@ -69,8 +69,13 @@ pub enum Ask<M> {
         /// Where the answer goes; its body is a [`concur_peers::Outcome`].
         reply: oneshot::Sender<Answer>,
     },
-    /// The whole executed state.
-    Image(oneshot::Sender<Image>),
+    /// The whole executed state, as of a barrier if one can be had in time.
+    Image {
+        /// When the barrier is given up.
+        deadline: Instant,
+        /// Where the state goes.
+        reply: oneshot::Sender<Image>,
+    },
     /// Say how the group is.
     Status(oneshot::Sender<GroupStatus>),
 }
@@ -82,6 +87,8 @@ pub struct Image {
     pub mark: Bytes,
     /// Keys and values.
     pub entries: Vec<(Bytes, Bytes)>,
+    /// Whether it holds everything that was acknowledged when it was asked for.
+    pub caught_up: bool,
 }
 
 /// A member of a group, as one node sees it.
@@ -209,9 +216,11 @@ impl<M: StateMachine> Handle<M> {
         self.ask(|reply| Ask::Change { change, deadline, reply }).await?
     }
 
-    /// The whole executed state, as this node has it.
-    pub async fn image(&self) -> Result<Image, Refused> {
-        self.ask(Ask::Image).await
+    /// The whole executed state: with everything that was acknowledged by now, if the others can be asked in time; in a namespace
+    /// ordered per key, as this node has it.
+    pub async fn image(&self, timeout: Duration) -> Result<Image, Refused> {
+        let deadline = Instant::now() + timeout;
+        self.ask(|reply| Ask::Image { deadline, reply }).await
     }
 
     /// How the group is.

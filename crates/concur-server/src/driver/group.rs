@@ -5,7 +5,7 @@ use super::{Clock, Nodes};
 use crate::door::{Executed, Refusal, Stamp as DoorStamp};
 use crate::node::GroupOptions;
 use bytes::Bytes;
-use concur_core::{Epoch, GroupId, ReplicaId, ReplicaSet, StateMachine, Time, Wire};
+use concur_core::{Epoch, Footprint, GroupId, ReplicaId, ReplicaSet, StateMachine, Time, Wire};
 use concur_peers::{ChangeError, Configuration, Outcome};
 use concur_replica::{Event, Level, Output, Refused, Replica, Reply, Request, Stamp, Token};
 use std::collections::BTreeMap;
@@ -29,6 +29,8 @@ pub(crate) enum Waiter<M> {
     Door(oneshot::Sender<Executed>),
     /// Somebody who looks at the state.
     Look(Look<M>),
+    /// Somebody who takes the state along.
+    Image(oneshot::Sender<Image>),
 }
 
 /// Who waits, by token.
@@ -314,9 +316,10 @@ impl<M: StateMachine> Group<M> {
                 let timeout = seat.left(deadline);
                 seat.request(Waiter::Reply(reply), Request::Change { change, timeout });
             }
-            Ask::Image(reply) => {
-                let (mark, entries) = seat.replica.snapshot();
-                let _ = reply.send(Image { mark, entries });
+            Ask::Image { deadline, reply } => {
+                let timeout = seat.left(deadline);
+                let everything = Request::Read { level: Level::Strong, footprint: Footprint::Everything, query: None, timeout };
+                seat.request(Waiter::Image(reply), everything);
             }
             Ask::Status(reply) => {
                 let _ = reply.send(self.status(nodes));
@@ -384,6 +387,10 @@ impl<M: StateMachine> Group<M> {
                 Waiter::Nobody => {}
                 Waiter::Reply(reply) => drop(reply.send(answer)),
                 Waiter::Door(reply) => drop(reply.send(self.door_answer(answer))),
+                Waiter::Image(reply) => {
+                    let (mark, entries) = self.seat.replica.snapshot();
+                    drop(reply.send(Image { mark, entries, caught_up: answer.is_ok() }));
+                }
                 Waiter::Look(run) => run(answer.map(|reply| (self.seat.replica.machine(), reply.stamp))),
             }
         }

@@ -71,7 +71,11 @@ impl<M: StateMachine> Driver<M> {
     /// A member of the cluster told of configurations. Those that are later than what this node has come to are believed so far that
     /// their members are talked to; what they decided the replica gets from them.
     pub(super) fn told(&mut self, reply: &ClusterReply) {
-        let mut any = false;
+        // Another cluster may share the address by now, and the name of a namespace.
+        if reply.cluster != self.parts.peers.cluster() {
+            return;
+        }
+        let mut members = BTreeMap::new();
         for told in &reply.groups {
             let Ok(configuration) = Configuration::from_bytes(&told.configuration) else { continue };
             let group = self.parts.groups.iter_mut().find(|group| group.seat.id.0 == told.id);
@@ -79,16 +83,16 @@ impl<M: StateMachine> Driver<M> {
             if configuration.epoch <= seat.replica.settings().config.epoch {
                 continue;
             }
-            any = true;
             seat.numbers.learn(&configuration);
             for member in &configuration.members {
                 let node = seat.numbers.node(member.id);
                 let (name, address) = (member.name.clone(), member.peer.clone());
                 let peer = Peer { node, name, address, votes: member.role.votes(), incarnation: member.incarnation };
-                self.membership.told.insert(node, peer);
+                members.insert(node, peer);
             }
         }
-        if any {
+        if !members.is_empty() {
+            self.membership.told = members;
             tracing::info!("members came in while this node was away; it follows them");
             self.keep_peers();
         }

@@ -59,7 +59,7 @@ impl Etcd {
         let newcomer = Newcomer { name: peer.clone(), peer: peer.clone(), ..Newcomer::default() };
         self.change(&metadata, Change::Add { newcomer, votes: !message.is_learner }).await?;
         let members = self.wire_members().await?;
-        let member = members.iter().find(|member| member.peer_ur_ls.iter().any(|url| url.ends_with(&peer))).cloned();
+        let member = members.iter().find(|member| member.peer_ur_ls == [format!("http://{peer}")]).cloned();
         Ok(Response::new(pb::MemberAddResponse { header: self.bare_header(), member, members }))
     }
 
@@ -177,6 +177,7 @@ fn status_of(error: &ChangeError) -> Status {
         }
         ChangeError::Same { .. } => Status::failed_precondition("etcdserver: can only promote a learner member"),
         ChangeError::NoVoter { .. } | ChangeError::NoLeader { .. } => bad_transferee(),
+        ChangeError::NotIn => Status::failed_precondition("etcdserver: rpc not supported for learner"),
         other => Status::new(Code::FailedPrecondition, format!("concur: {other}")),
     }
 }

@@ -18,7 +18,7 @@ pub(crate) trait Namespace: Send + Sync {
     fn query(&self, level: Level, body: Bytes, timeout: Duration) -> Soon<Answer>;
     fn status(&self) -> Soon<Result<GroupStatus, Refused>>;
     fn change(&self, change: Change, timeout: Duration) -> Soon<Answer>;
-    fn image(&self) -> Soon<Result<Image, Refused>>;
+    fn image(&self, timeout: Duration) -> Soon<Result<Image, Refused>>;
 }
 
 impl<M: StateMachine> Namespace for Handle<M> {
@@ -47,8 +47,8 @@ impl<M: StateMachine> Namespace for Handle<M> {
         Box::pin(async move { Handle::change(&handle, change, timeout).await })
     }
 
-    fn image(&self) -> Soon<Result<Image, Refused>> {
+    fn image(&self, timeout: Duration) -> Soon<Result<Image, Refused>> {
         let handle = self.clone();
-        Box::pin(async move { Handle::image(&handle).await })
+        Box::pin(async move { Handle::image(&handle, timeout).await })
     }
 }

@@ -95,19 +95,29 @@ fn parse_lives(text: &str) -> Option<BTreeMap<u64, Life>> {
     (end == format!("end {}", lives.len())).then_some(lives)
 }
 
-/// When something was last written to the log, by the file system's word; where there is no log, when the state was made from which the
-/// directory was.
-pub(super) fn last_alive_ms(data_dir: &Path) -> Option<u64> {
+/// When the group was last known to live: as it was noted, or else when something was last written to the log, by the file system's word.
+pub(crate) fn last_alive_ms(data_dir: &Path) -> Option<u64> {
+    if let Some(noted) = std::fs::read_to_string(data_dir.join(ALIVE)).ok().and_then(|text| text.trim().parse().ok()) {
+        return Some(noted);
+    }
     let modified = |entry: std::io::Result<std::fs::DirEntry>| entry.ok()?.metadata().ok()?.modified().ok();
-    let newest = std::fs::read_dir(data_dir.join("log")).ok()?.filter_map(modified).max();
-    let Some(newest) = newest else { return std::fs::read_to_string(data_dir.join("restored")).ok()?.trim().parse().ok() };
+    let newest = std::fs::read_dir(data_dir.join("log")).ok()?.filter_map(modified).max()?;
     u64::try_from(newest.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_millis()).ok()
 }
 
-/// Writes down when the state was made from which a directory is.
+/// The note of when the group was last known to live. It stands until the group lives again: starts in vain, and what is done while no
+/// node runs, write to the log too.
+const ALIVE: &str = "alive";
+
+/// Writes it down.
 pub(crate) fn note_last_alive(dir: &DataDir, wall_ms: u64) -> Result<(), NodeError> {
-    let path = dir.root().join("restored");
+    let path = dir.root().join(ALIVE);
     write_whole(&path, format!("{wall_ms}\n").as_bytes()).map_err(io(format!("cannot write {}", path.display())))
+}
+
+/// The group lives: from now on the log tells.
+pub(crate) fn forget_last_alive(dir: &DataDir) {
+    let _ = std::fs::remove_file(dir.root().join(ALIVE));
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 
 use super::{CACHE_BYTES, FORCED_EPOCHS, OfflineError};
 use crate::join::Joined;
-use crate::node::{NodeError, io};
+use crate::node::{NodeError, io, last_alive_ms, note_last_alive};
 use bytes::Bytes;
 use concur_core::{BootCount, Config, Corrupt, Epoch, GroupId, Ordering, ReplicaId, Rng, Strategy, Time};
 use concur_kv::{Kv, image_summary};
@@ -44,7 +44,9 @@ pub struct Forced {
 /// Makes the node whose directory this is the only member of each of its groups. Nothing is decided, nothing asked of anybody.
 /// `strategies` finds the protocols that its groups may go by.
 pub fn go_on_alone(data_dir: &Path, strategies: fn(&str) -> Option<Strategy>) -> Result<Vec<Forced>, OfflineError> {
+    let last_alive_ms = last_alive_ms(data_dir);
     let mut dir = DataDir::open_existing(data_dir)?;
+    last_alive_ms.map_or(Ok(()), |wall_ms| note_last_alive(&dir, wall_ms))?;
     let joins = Joined::read(dir.root())?.is_some();
     let disk = FileDisk::open(dir.log_directory()).map_err(io(format!("cannot open {}", dir.log_directory().display())))?;
     let (log, mut recovered) = Log::open(disk, dir.log_options()).map_err(NodeError::from)?;

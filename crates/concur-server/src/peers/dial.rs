@@ -28,6 +28,9 @@ pub(super) async fn run(me: Me, mut peer: Peer, directory: Arc<Mutex<Directory>>
         }
         let ended = once(&me, &peer, &outbox, &inbox, &mut pause).await;
         outbox.disconnect();
+        if outbox.is_closed() {
+            return; // Another task speaks for the peer, or nobody.
+        }
         if inbox.send(FromPeer::Health(peer.node, Health::Down)).await.is_err() {
             return;
         }
