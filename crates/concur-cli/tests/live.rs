@@ -110,6 +110,44 @@ async fn keys_leases_and_transactions_are_used_from_the_shell() {
 }
 
 #[tokio::test]
+async fn who_is_in_and_the_strategy_are_changed_from_the_shell() {
+    let cluster = cluster().await;
+    let program = Program::of(&cluster);
+    program.until(0, &["put", "warm", "up", "--timeout", "1s"]);
+    let refused = |code: i32, words: &str, arguments: &[&str]| {
+        let said = program.run(arguments);
+        assert!(said.code == code && said.err.contains(words), "{arguments:?} ends with {}: {}", said.code, said.err);
+    };
+    let members = || program.says(&["members", "-o", "json"]);
+
+    program.until(0, &["member", "weigh", "n1", "2"]);
+    assert!(members().contains("\"weight\": 2"), "{}", members());
+    refused(1, "nothing would change", &["member", "weigh", "n1", "2"]);
+    refused(3, "counts every vote as one", &["strategy", "switch", "epaxos"]);
+    program.until(0, &["member", "weigh", "n1", "1"]);
+
+    program.until(0, &["member", "move-leader", "n2"]);
+    program.until(0, &["member", "move-leader", "n3"]);
+    assert!(program.says(&["strategy", "switch", "epaxos"]).starts_with("decided by epaxos"));
+    refused(1, "no leader that could be moved", &["member", "move-leader", "n1"]);
+    program.until(0, &["strategy", "switch", "raft"]);
+
+    program.until(0, &["member", "add", "n4", "127.0.0.1:1", "--observer"]);
+    assert!(members().contains("\"observer\""), "{}", members());
+    refused(1, "has not shown itself", &["member", "promote", "n4"]);
+    refused(1, "is n4's", &["member", "add", "n5", "127.0.0.1:1", "--observer"]);
+    program.until(0, &["member", "move", "n4", "127.0.0.1:2"]);
+    program.until(0, &["member", "remove", "n4"]);
+    refused(3, "there is no member n4", &["member", "remove", "n4"]);
+    program.until(0, &["member", "replace", "n3"]);
+    assert_eq!(members().matches("\"voter\"").count(), 3, "{}", members());
+    // The other namespace has members and changes of its own.
+    program.until(0, &["member", "add", "n4", "127.0.0.1:1", "--observer", "--namespace", "orders"]);
+    assert_eq!(program.says(&["get", "warm", "--value-only"]), "up");
+    cluster.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn exit_codes_tell_a_member_lost_from_a_quorum_lost_from_nobody_there() {
     let cluster = cluster().await;
     let program = Program::of(&cluster);

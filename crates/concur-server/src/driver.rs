@@ -203,7 +203,7 @@ impl<M: StateMachine> Driver<M> {
                 }
             }
             EngineEvent::Failed(error) => self.engine_gone(&error),
-            EngineEvent::Written(..) | EngineEvent::Removed(_) => {}
+            EngineEvent::Written(..) => {}
         }
     }
 

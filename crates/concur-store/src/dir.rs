@@ -5,8 +5,8 @@
 //! identity     cluster, node, incarnation, how often the node was started; text, with a checksum
 //! log/         segments of the write-ahead log
 //! state.redb   executed state
-//! snapshots/   snapshots that were taken or received
 //! reserve      space put aside, given up when the disk is full
+//! and small files of whoever owns it
 //! ```
 //!
 //! Peers refuse a member that comes back with an older *incarnation* or *boot count* than they have seen of it, because its

@@ -71,9 +71,6 @@ pub trait Engine: Send {
     /// Puts the state that was gathered in the place of the group's, at `mark`; durable when this returns.
     fn finish_install(&mut self, group: GroupId, mark: &Bytes) -> Result<(), EngineError>;
 
-    /// Removes a group's state and its mark; durable when this returns.
-    fn remove(&mut self, group: GroupId) -> Result<(), EngineError>;
-
     /// The reading side.
     fn reader(&self) -> Arc<dyn EngineRead>;
 }

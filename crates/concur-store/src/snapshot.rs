@@ -17,15 +17,13 @@
 //!
 //! Left out: compression, encryption, and reading from the middle.
 
-use std::fs::{self, File};
-use std::io::{self, BufReader, BufWriter, ErrorKind, Read, Write};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::{self, BufReader, ErrorKind, Read, Write};
+use std::path::Path;
 
 use bytes::{Buf, Bytes};
 use concur_core::GroupId;
 use thiserror::Error;
-
-use crate::files::sync_directory;
 
 /// The version that this program writes, and the newest that it reads.
 pub const FORMAT_VERSION: u32 = 1;
@@ -270,37 +268,10 @@ impl<R: Read> Iterator for SnapshotReader<R> {
     }
 }
 
-/// A snapshot in the making, in a file that appears under its name only when it is complete and durable.
-#[derive(Debug)]
-pub struct SnapshotFile {
-    writer: SnapshotWriter<BufWriter<File>>,
-    path: PathBuf,
-}
-
-impl SnapshotFile {
-    /// Begins a file that will be `path`.
-    pub fn create(path: impl Into<PathBuf>, header: &SnapshotHeader) -> Result<SnapshotFile, SnapshotError> {
-        let path = path.into();
-        let file = File::create(path.with_extension("tmp"))?;
-        Ok(SnapshotFile { writer: SnapshotWriter::new(BufWriter::with_capacity(4 * CHUNK_BYTES, file), header)?, path })
-    }
-
-    /// Adds an entry.
-    pub fn entry(&mut self, key: &[u8], value: &[u8]) -> Result<(), SnapshotError> {
-        self.writer.entry(key, value)
-    }
-
-    /// Ends the snapshot, makes it durable and gives it its name.
-    pub fn finish(self) -> Result<(), SnapshotError> {
-        let stream = self.writer.finish()?;
-        stream.get_ref().sync_all()?;
-        fs::rename(self.path.with_extension("tmp"), &self.path)?;
-        Ok(sync_directory(self.path.parent().unwrap_or(Path::new(".")))?)
-    }
-
-    /// Opens a file that was finished.
-    pub fn open(path: &Path) -> Result<SnapshotReader<BufReader<File>>, SnapshotError> {
-        SnapshotReader::new(BufReader::with_capacity(4 * CHUNK_BYTES, File::open(path)?))
+impl SnapshotReader<BufReader<File>> {
+    /// Reads a file.
+    pub fn open(path: &Path) -> Result<Self, SnapshotError> {
+        Self::new(BufReader::with_capacity(4 * CHUNK_BYTES, File::open(path)?))
     }
 }
 
@@ -338,7 +309,6 @@ fn read_bytes(stream: &mut impl Read, bytes: usize) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::Scratch;
 
     fn header() -> SnapshotHeader {
         SnapshotHeader { cluster: 1, node: 2, group: GroupId(3), mark: Bytes::from_static(b"here") }
@@ -404,17 +374,5 @@ mod tests {
         let mut newer = snapshot(&[]);
         newer[8] = 2;
         assert!(matches!(read(&newer), Err(SnapshotError::Newer { found: 2 })));
-    }
-
-    #[test]
-    fn a_file_has_its_name_only_when_it_is_complete() {
-        let scratch = Scratch::new("snapshot");
-        let path = scratch.path().join("3.snapshot");
-        let mut file = SnapshotFile::create(&path, &header()).expect("begins");
-        file.entry(b"k", b"v").expect("writes");
-        assert!(!path.exists());
-        file.finish().expect("ends");
-        let read: Vec<_> = SnapshotFile::open(&path).expect("opens").collect::<Result<_, _>>().expect("reads");
-        assert_eq!(read, [(Bytes::from_static(b"k"), Bytes::from_static(b"v"))]);
     }
 }

@@ -12,7 +12,7 @@ use concur_peers::Configuration;
 use concur_replica::{configuration_of, is_of_replica, logged_ms_of, machine_key, stand_elsewhere};
 use concur_store::dir::{DataDir, Owner};
 use concur_store::engine::{Bulk, Engine, RedbEngine};
-use concur_store::snapshot::{SnapshotError, SnapshotFile, SnapshotReader};
+use concur_store::snapshot::{SnapshotError, SnapshotReader};
 use std::fs::File;
 use std::io::{BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
@@ -178,7 +178,7 @@ fn install(engine: &mut RedbEngine, group: GroupId, path: &Path, changed: Vec<(B
     let failed = |error| OfflineError::Snapshot { path: path.to_owned(), error };
     engine.begin_install(group)?;
     let (mut part, mut bytes) = (Bulk::new(), 0);
-    for entry in SnapshotFile::open(path).map_err(failed)? {
+    for entry in SnapshotReader::open(path).map_err(failed)? {
         let (key, value) = entry.map_err(failed)?;
         bytes += key.len() + value.len();
         part.push((key, Some(value)));

@@ -67,12 +67,6 @@ impl Engine for MemoryEngine {
         Ok(())
     }
 
-    fn remove(&mut self, group: GroupId) -> Result<(), EngineError> {
-        self.groups.lock().remove(&group);
-        self.installs.remove(&group);
-        Ok(())
-    }
-
     fn reader(&self) -> Arc<dyn EngineRead> {
         self.groups.clone()
     }

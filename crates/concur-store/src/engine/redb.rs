@@ -133,16 +133,6 @@ impl Engine for RedbEngine {
         transaction.commit().map_err(error("commit"))
     }
 
-    fn remove(&mut self, group: GroupId) -> Result<(), EngineError> {
-        let transaction = self.begin(true)?;
-        let generations = [generation(&transaction, group)?, self.installs.remove(&group)];
-        for generation in generations.into_iter().flatten() {
-            transaction.delete_table(State::new(&table(group, generation))).map_err(error("remove"))?;
-        }
-        transaction.open_table(GROUPS).map_err(error("remove"))?.remove(group.0).map_err(error("remove"))?;
-        transaction.commit().map_err(error("commit"))
-    }
-
     fn reader(&self) -> Arc<dyn EngineRead> {
         self.shared.clone()
     }

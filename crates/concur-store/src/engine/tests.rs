@@ -54,9 +54,6 @@ fn writes_are_seen_by_group_and_with_their_mark() {
         assert_eq!(reader.get(G, b"a").expect("gets"), None);
         assert_eq!(reader.mark(H).expect("reads"), Some(bytes("m7")));
         assert_eq!(reader.groups().expect("reads"), [G, H]);
-        engine.remove(G).expect("removes");
-        assert_eq!(shown(&*reader, G), "nothing");
-        assert_eq!(reader.groups().expect("reads"), [H]);
     });
 }
 
@@ -176,9 +173,6 @@ impl Engine for Reluctant {
     }
     fn finish_install(&mut self, group: GroupId, mark: &Bytes) -> Result<(), EngineError> {
         self.inner.finish_install(group, mark)
-    }
-    fn remove(&mut self, group: GroupId) -> Result<(), EngineError> {
-        self.inner.remove(group)
     }
     fn reader(&self) -> Arc<dyn EngineRead> {
         self.inner.reader()

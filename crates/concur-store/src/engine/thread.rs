@@ -62,8 +62,6 @@ pub enum EngineCommand {
     Install(GroupId, Bulk),
     /// Put it in the place of the group's state, at this mark.
     FinishInstall(GroupId, Bytes),
-    /// Remove a group.
-    Remove(GroupId),
 }
 
 /// What the thread reports. Called on its thread: hand it on and return.
@@ -73,8 +71,6 @@ pub enum EngineEvent {
     Written(GroupId, Bytes),
     /// A crash keeps a group's state up to this mark.
     Durable(GroupId, Bytes),
-    /// A group and its state are gone.
-    Removed(GroupId),
     /// The engine failed. The last event.
     Failed(EngineError),
 }
@@ -265,13 +261,6 @@ impl<E: Engine, R: FnMut(EngineEvent)> Worker<E, R> {
                 self.synced();
                 Ok(())
             }
-            EngineCommand::Remove(group) => {
-                self.engine.remove(group)?;
-                self.unsynced.remove(&group);
-                self.synced();
-                (self.report)(EngineEvent::Removed(group));
-                Ok(())
-            }
         }
     }
 
@@ -298,7 +287,7 @@ fn command_bytes(command: &EngineCommand) -> usize {
         EngineCommand::Write(write) => write_bytes(write),
         EngineCommand::Install(_, bulk) => bulk_bytes(bulk),
         EngineCommand::FinishInstall(_, mark) => COMMAND_BYTES + mark.len(),
-        EngineCommand::Sync | EngineCommand::BeginInstall(_) | EngineCommand::Remove(_) => COMMAND_BYTES,
+        EngineCommand::Sync | EngineCommand::BeginInstall(_) => COMMAND_BYTES,
     }
 }
 
