@@ -181,7 +181,7 @@ impl World<'_> {
     }
 
     /// Every machine stands where it is.
-    fn everywhere(&self) -> Vec<usize> {
+    pub(crate) fn everywhere(&self) -> Vec<usize> {
         (0..self.nodes.len()).collect()
     }
 
@@ -253,6 +253,10 @@ fn delicate(name: &str) -> Option<u32> {
 }
 
 fn isolation(node: usize) -> Episode {
-    let nodes = ReplicaSet::one(ReplicaId(node as u8));
+    apart(ReplicaSet::one(ReplicaId(node as u8)))
+}
+
+/// Some machines are cut off from all others.
+pub(crate) fn apart(nodes: ReplicaSet) -> Episode {
     Episode { fault: Fault::Split, start: Duration::ZERO, lasts: Duration::ZERO, nodes, strength: 0 }
 }

@@ -72,6 +72,7 @@ const EVERYWHERE: &[(&str, Option<Fault>)] = &[
     ("newcomer crashed in its transfer", Some(Fault::Change)),
     ("crashed between two epochs", Some(Fault::Change)),
     ("crashed while it followed", Some(Fault::Change)),
+    ("disk lost by one that knew to those that did not", Some(Fault::LostDisk)),
     ("a lost disk votes again", Some(Fault::LostDisk)),
 ];
 

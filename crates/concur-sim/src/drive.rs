@@ -22,6 +22,8 @@ use std::time::Duration;
 const GROUP: GroupId = GroupId(0);
 /// When a write is tried again that found the disk full.
 const FULL_RETRY: Duration = Duration::from_millis(100);
+/// No job of a slow engine takes more election timeouts.
+const SLOW_ELECTIONS_MAX: u32 = 8;
 
 impl World<'_> {
     /// Starts a node's process.
@@ -505,7 +507,9 @@ impl World<'_> {
         let (least, most) = self.schedule.tuning.engine;
         let (boot, factor) = (node.boot, node.engine_factor);
         let took = Duration::from_nanos(self.rng.between(least.as_nanos() as u64, most.as_nanos() as u64));
-        self.after(took * factor, Thing::Stored { node: index, boot });
+        // What a slow engine is at may outlast the fault, but not liveness's patience.
+        let took = (took * factor).min(took.max(self.schedule.tuning.election * SLOW_ELECTIONS_MAX));
+        self.after(took, Thing::Stored { node: index, boot });
     }
 
     pub(crate) fn stored(&mut self, index: usize, boot: u64) -> Result<(), Violation> {

@@ -4,14 +4,18 @@
 //! configuration, hold its beginning durably, and would be one in whatever is about to follow it. What was lost is another life of
 //! the disk; it comes in as an observer, until the operator has had the member rebuilt.
 //!
+//! Half of the disks are lost at the worst of moments: a minority was cut off and missed what was decided, and as soon as the disk is
+//! gone, that minority and the disk's next life are a majority, and whoever knows better is cut off.
+//!
 //! An old copy that is put back was started less often than its peers have seen: they have nothing to do with it (as the server's
 //! streams refuse it), and whoever watches it empties the disk.
 
+use crate::chase::apart;
 use crate::fault::Episode;
 use crate::ledger::Violation;
 use crate::node::{Copied, Life};
 use crate::world::{Thing, World};
-use concur_core::{Health, ReplicaId, ReplicaSet};
+use concur_core::{Health, ReplicaId, ReplicaSet, Rng};
 use concur_peers::{Change, Configuration, Role};
 use std::time::Duration;
 
@@ -69,6 +73,13 @@ impl World<'_> {
         if self.nodes[node].is_hurt() || !self.nodes[node].may_start {
             return;
         }
+        let election = self.schedule.tuning.election;
+        if is_aimed(episode) && !self.turns.contains_key(&index) {
+            let behind = self.some_others(node);
+            self.cut_apart(index, behind);
+            let later = Duration::from_nanos(self.rng.between(election.as_nanos() as u64 / 4, election.as_nanos() as u64 * 2));
+            return self.after(later, Thing::Again(index));
+        }
         if !self.may_hurt(node) {
             let later = Duration::from_micros(self.rng.between(5_000, 50_000));
             return self.after(later, Thing::Again(index));
@@ -77,7 +88,39 @@ impl World<'_> {
         self.note_world(node, || "loses its disk".to_owned());
         self.cut_power(node, self.now);
         self.nodes[node].damaged = true;
-        self.plan_rebirth(node);
+        match self.turns.get(&index).copied() {
+            None => self.plan_rebirth(node),
+            Some(behind) => {
+                self.met.insert("disk lost by one that knew to those that did not");
+                let ahead = ReplicaSet::first(self.nodes.len()).minus(behind).without(ReplicaId(node as u8));
+                self.cut_apart(index, ahead);
+                let later = Duration::from_nanos(self.rng.below(election.as_nanos() as u64 / 4));
+                self.after(later, Thing::Reborn { node });
+            }
+        }
+    }
+
+    /// A minority of those that are in, without `node`; machines, not members.
+    fn some_others(&mut self, node: usize) -> ReplicaSet {
+        let mut others: Vec<usize> = self.present().into_iter().filter(|&other| other != node).collect();
+        let minority = others.len() / 2;
+        let machine = |others: &mut Vec<usize>, rng: &mut Rng| others.swap_remove(rng.below(others.len() as u64) as usize);
+        (0..minority).map(|_| ReplicaId(machine(&mut others, &mut self.rng) as u8)).collect()
+    }
+
+    /// Some machines are cut off from the others, in place of those that this episode had cut off.
+    fn cut_apart(&mut self, index: usize, machines: ReplicaSet) {
+        self.mend_cut(index);
+        self.links.cut(&apart(machines), &self.everywhere(), true);
+        self.turns.insert(index, machines);
+        self.note_cuts();
+    }
+
+    /// What an episode of lost disks cut off is not cut off any longer.
+    pub(crate) fn mend_cut(&mut self, index: usize) {
+        if let Some(machines) = self.turns.remove(&index) {
+            self.links.cut(&apart(machines), &self.everywhere(), false);
+        }
     }
 
     /// Whoever watches a node is going to empty its disk.
@@ -182,4 +225,9 @@ impl World<'_> {
         let later = Duration::from_nanos(self.rng.below(self.schedule.tuning.election.as_nanos() as u64)) + Duration::from_millis(30);
         self.after(later, Thing::Reborn { node: index });
     }
+}
+
+/// Whether a disk is lost at the worst of moments.
+pub(crate) fn is_aimed(episode: &Episode) -> bool {
+    episode.strength > 50
 }

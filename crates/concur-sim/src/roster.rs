@@ -37,13 +37,13 @@ pub(crate) fn first_life(machine: usize) -> u64 {
 }
 
 impl Roster {
-    /// The first machines begin the group.
-    pub(crate) fn new(strategy: Strategy, replicas: usize) -> Self {
+    /// The first machines begin the group; its first configuration names the lives of their disks, or none.
+    pub(crate) fn new(strategy: Strategy, replicas: usize, named: bool) -> Self {
         let member = |machine: usize| Member {
             id: ReplicaId(machine as u8),
             name: name_of(machine),
             weight: 1,
-            incarnation: first_life(machine),
+            incarnation: if named { first_life(machine) } else { 0 },
             peer: format!("{}:0", name_of(machine)),
             ..Member::default()
         };

@@ -5,6 +5,7 @@
 //! byte. The randomness of a run (jitter, which sectors a power loss keeps) comes from the seed as well.
 
 use crate::fault::{Episode, Fault};
+use crate::lives;
 use crate::plan::{Plan, Wish};
 use concur_core::{ReplicaId, ReplicaSet, Rng, Strategy};
 use concur_kv::Ordering;
@@ -68,6 +69,8 @@ pub struct Schedule {
     pub wishes: Vec<Wish>,
     /// Whether somebody looks after the members: rebuilds those whose disks were lost, and stops those that were removed.
     pub operated: bool,
+    /// Whether the first configuration names the lives of its members' disks.
+    pub named: bool,
     /// Whether whoever is about to pass from one epoch to the next, or gets or gives state, is likely to crash.
     pub harassed: bool,
     /// When everything is healed.
@@ -201,7 +204,24 @@ impl Schedule {
         let (spares, wishes, operated) = (plan.spares, plan.wishes, !of_epochs.is_empty());
         tuning.absence_max = tuning.absence_max.filter(|_| operated);
         let harassed = operated && apart.chance(400_000);
-        Self { seed, strategy, replicas, spares, ordering, tuning, network, keys, clients, episodes, wishes, operated, harassed, healed }
+        let named = apart.chance(300_000);
+        Self {
+            seed,
+            strategy,
+            replicas,
+            spares,
+            ordering,
+            tuning,
+            network,
+            keys,
+            clients,
+            episodes,
+            wishes,
+            operated,
+            named,
+            harassed,
+            healed,
+        }
     }
 
     /// How many machines there are.
@@ -350,7 +370,12 @@ fn draw_losses(rng: &mut Rng, episodes: &mut Vec<Episode>, faults: &[Fault], rep
     for (fault, odds) in [(Fault::LostDisk, 200_000), (Fault::OldCopy, 120_000)] {
         if faults.contains(&fault) && rng.chance(odds) {
             for _ in 0..rng.between(1, 2) {
-                episodes.push(draw_episode(rng, fault, replicas, healed));
+                let mut episode = draw_episode(rng, fault, replicas, healed);
+                // One that is aimed takes its time, before and after.
+                if fault == Fault::LostDisk && lives::is_aimed(&episode) {
+                    episode.lasts = (healed / 2).min(healed - episode.start);
+                }
+                episodes.push(episode);
             }
         }
     }

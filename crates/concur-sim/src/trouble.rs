@@ -154,6 +154,7 @@ impl World<'_> {
             Fault::Loss | Fault::Duplicate | Fault::Reorder | Fault::Delay | Fault::Stale => self.links.noise(&episode, false),
             Fault::Split | Fault::OneWay | Fault::Bridge | Fault::Chain => self.links.cut(&episode, &places, false),
             Fault::Flap => self.links.flap(index, &episode, &places, false),
+            Fault::LostDisk => self.mend_cut(index),
             Fault::ClientSplit => self.links.cut_clients(episode.nodes, false),
             Fault::Chase => self.chase(false),
             _ => {
@@ -196,6 +197,7 @@ impl World<'_> {
     pub(crate) fn heal(&mut self) -> Result<(), Violation> {
         self.note_world(0, || "everything is healed".to_owned());
         self.end_chase();
+        self.turns.clear();
         self.links.heal();
         for index in 0..self.nodes.len() {
             let now = self.now;

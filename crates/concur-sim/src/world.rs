@@ -22,11 +22,11 @@ use crate::trace::Trace;
 use crate::trouble::Struck;
 use crate::witness::{Notes, mix, mix_u64};
 use bytes::Bytes;
-use concur_core::{Health, ReplicaId, Rng, Time};
+use concur_core::{Health, ReplicaId, ReplicaSet, Rng, Time};
 use concur_peers::Role;
 use concur_replica::{Output, Refused, Reply};
 use std::cmp::Ordering;
-use std::collections::{BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::time::Duration;
 
 /// How a run ended.
@@ -84,6 +84,8 @@ pub(crate) struct World<'a> {
     pub(crate) trace: Option<Trace>,
     pub(crate) healed: bool,
     pub(crate) chase: Chase,
+    /// Which machines are cut off by each episode of lost disks that is aimed.
+    pub(crate) turns: BTreeMap<usize, ReplicaSet>,
     pub(crate) steady: Option<Steady>,
     /// Things that came for a node while it was paused.
     held: Vec<(usize, Thing)>,
@@ -179,7 +181,7 @@ impl<'a> World<'a> {
     pub(crate) fn new(schedule: &'a Schedule, trace: bool) -> Self {
         let machines = schedule.machines();
         let links = Links::new(machines, &schedule.network);
-        let roster = Roster::new(schedule.strategy, schedule.replicas);
+        let roster = Roster::new(schedule.strategy, schedule.replicas, schedule.named);
         let id = |machine: usize| Some(ReplicaId(machine as u8)).filter(|_| machine < schedule.replicas);
         let nodes = (0..machines).map(|machine| Node::new(id(machine), first_life(machine), roster.newest().clone())).collect();
         let clients = schedule.clients.iter().enumerate().map(|(index, client)| Client::new(index, client, schedule)).collect();
@@ -202,6 +204,7 @@ impl<'a> World<'a> {
             trace: trace.then(Trace::default),
             healed: false,
             chase: Chase::default(),
+            turns: BTreeMap::new(),
             steady: None,
             held: Vec::new(),
             out: Output::default(),
