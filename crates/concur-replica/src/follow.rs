@@ -32,6 +32,8 @@ pub(crate) struct Following {
     chosen: u32,
     /// When something new came.
     progressed_at: Time,
+    /// Whoever spoke last from a later epoch and is no member of this one: all members that are known here may have left.
+    guide: Option<ReplicaId>,
     /// What a voter has of the source's order and has not executed.
     gathered: Vec<Fed>,
     gathered_bytes: usize,
@@ -74,6 +76,9 @@ impl<M: StateMachine> Replica<M> {
 
     /// A member is in another epoch: if that is a later one, what leads to it is asked for.
     pub(crate) fn seen_ahead(&mut self, from: ReplicaId, epoch: Epoch, out: &mut Output) {
+        if epoch > self.epoch() && self.protocol.is_none() && !self.other_members().contains(from) {
+            self.following.guide = Some(from);
+        }
         if epoch <= self.epoch() || self.protocol.is_none() || self.passage.is_some() || self.following.source.is_some() {
             return;
         }
@@ -91,6 +96,7 @@ impl<M: StateMachine> Replica<M> {
         if self.following.source.is_none() || self.following.asked >= ASKED_MAX || self.is_left_behind() {
             self.following.progressed_at = self.now;
             self.following.source = self.choose_source();
+            self.following.guide = None;
             (self.following.asked, self.following.expected) = (0, None);
             self.following.chosen += 1;
         }
@@ -115,7 +121,7 @@ impl<M: StateMachine> Replica<M> {
     fn is_left_behind(&self) -> bool {
         let stale = self.now.since(self.following.progressed_at) > self.settings.config.election && !self.transfers.fetching();
         let other = |id: ReplicaId| Some(id) != self.following.source && self.is_ahead(id);
-        stale && (self.protocol.is_some() || self.other_members().iter().any(other))
+        stale && (self.protocol.is_some() || self.following.guide.is_some() || self.other_members().iter().any(other))
     }
 
     /// Whether a member is there and has executed something that is not executed here.
@@ -129,7 +135,8 @@ impl<M: StateMachine> Replica<M> {
         !peer.down && self.now.since(peer.heard_at) < self.silence()
     }
 
-    /// Whom to follow: members in turn, those that are ahead first, then those that seem to be there. A voter follows only who is there
+    /// Whom to follow: members in turn, those that are ahead first, then whoever speaks from a later epoch, then those that seem to be
+    /// there. A voter follows only who is there
     /// in a later epoch; where no member of its own is, it waits for whoever tells it of one, and may be none that it knows.
     fn choose_source(&self) -> Option<ReplicaId> {
         let others: Vec<ReplicaId> = self.other_members().iter().collect();
@@ -142,6 +149,9 @@ impl<M: StateMachine> Replica<M> {
             Some(_) => others.iter().filter(later).copied().collect(),
             None => others.iter().filter(|id| self.is_ahead(**id)).copied().collect(),
         };
+        if candidates.is_empty() && self.protocol.is_none() {
+            candidates.extend(self.following.guide);
+        }
         if candidates.is_empty() && self.protocol.is_none() {
             candidates = others.iter().filter(up).copied().collect();
         }

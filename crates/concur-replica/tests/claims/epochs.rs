@@ -158,6 +158,26 @@ fn a_lost_disk_does_not_vote_until_it_was_rebuilt() {
 }
 
 #[test]
+fn an_observer_that_was_away_while_all_whom_it_knew_left_follows_those_who_came() {
+    for setup in setups(1) {
+        let mut pump = ready(setup);
+        let away = observer(&mut pump, "n2", false);
+        pump.isolate(away);
+        for name in ["n3", "n4"] {
+            let index = observer(&mut pump, name, true);
+            pump.until("it votes", |pump| pump.replica(index).status().role == "voter");
+        }
+        let next = done(pump.change(2, Change::Remove { id: ReplicaId(0) }));
+        pump.until("it is removed", |pump| pump.replica(0).status().role == "removed");
+        let token = pump.command(2, None, &[5, 1]);
+        pump.ok(token);
+        pump.mend();
+        pump.crash(0);
+        pump.until("it follows", |pump| configuration(pump, away).epoch == next.epoch && pump.count(away, 5) == 1);
+    }
+}
+
+#[test]
 fn a_member_takes_anothers_place_in_one_change() {
     for setup in setups(3) {
         let mut pump = ready(setup);

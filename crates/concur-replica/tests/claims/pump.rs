@@ -372,7 +372,12 @@ impl Pump {
         self.now = end;
     }
 
-    /// Cuts every link of a replica, or mends all links.
+    /// Mends all links.
+    pub(crate) fn mend(&mut self) {
+        self.cut.clear();
+    }
+
+    /// Cuts every link of a replica.
     pub(crate) fn isolate(&mut self, index: usize) {
         let others = (0..self.nodes.len()).filter(|&other| other != index);
         self.cut.extend(others.flat_map(|other| [(index, other), (other, index)]));
