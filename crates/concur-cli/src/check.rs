@@ -1,11 +1,15 @@
 //! `concur check`: the simulator with every checker. The work is the simulator's; here flags become a sweep.
 
+mod latency;
+
 use crate::exit::{Exit, Failure, Outcome, Tone, say};
 use crate::output::Output;
 use clap::{Args, ValueEnum};
+use concur_core::Strategy;
 use concur_sim::{Fault, Options, Progress, Report, Sweeping};
 use serde_json::{Value, json};
 use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
 
 /// Hold a strategy to every promise, in simulated worlds where everything goes wrong
 ///
@@ -13,9 +17,9 @@ use std::io::{IsTerminal, Write};
 /// that replays it is printed) or something was not covered, 2 if a checker could not tell.
 #[derive(Debug, Args)]
 pub(crate) struct Check {
-    /// Which strategy, as `concur strategies` prints them
-    #[arg(long, env = "CONCUR_STRATEGY", default_value = concur::registry()[0].traits.name, value_name = "NAME")]
-    strategy: String,
+    /// Which strategy, as `concur strategies` prints them; without it, the one that a system has by default
+    #[arg(long, env = "CONCUR_STRATEGY", value_name = "NAME")]
+    strategy: Option<String>,
     /// How many seeds
     #[arg(long, env = "CONCUR_SEEDS", default_value_t = 1_000, value_name = "N")]
     seeds: u64,
@@ -37,6 +41,12 @@ pub(crate) struct Check {
     /// On how many threads; without it, on all cores
     #[arg(long, env = "CONCUR_THREADS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
+    /// No sweep: commit latencies by site, beside the closed form and what papers printed; of all strategies without `--strategy`
+    #[arg(long, conflicts_with_all = ["seeds", "seed", "first", "replicas", "faults", "order", "threads"])]
+    latency: bool,
+    /// A table of round trips in milliseconds, `site,A,B` and a line a site; without it, the published ones
+    #[arg(long, requires = "latency", value_name = "FILE")]
+    topology: Option<PathBuf>,
     #[command(flatten)]
     output: Output,
 }
@@ -51,6 +61,11 @@ enum Order {
 
 impl Check {
     pub(crate) fn run(self) -> Outcome {
+        if self.latency {
+            let one = self.strategy.is_some().then(|| self.strategy()).transpose()?;
+            let strategies = one.map_or_else(|| concur::registry().to_vec(), |strategy| vec![strategy]);
+            return latency::run(&strategies, self.topology.as_deref(), &self.output);
+        }
         let options = self.options()?;
         let report = match self.seed {
             Some(seed) => Report::of_seed(&options, seed),
@@ -60,11 +75,15 @@ impl Check {
         crate::exit::done(report.exit_code.into())
     }
 
+    fn strategy(&self) -> Result<Strategy, Failure> {
+        let Some(name) = &self.strategy else { return Ok(concur::System::default().decision_making.0) };
+        let found = concur::registry().iter().find(|strategy| strategy.traits.name == name);
+        found.copied().ok_or_else(|| Failure::new(Exit::Invalid, format!("there is no strategy `{name}`; see `concur strategies`")))
+    }
+
     fn options(&self) -> Result<Options, Failure> {
         let invalid = |message| Failure::new(Exit::Invalid, message);
-        let strategy = concur::registry().iter().find(|strategy| strategy.traits.name == self.strategy);
-        let strategy = strategy.ok_or_else(|| invalid(format!("there is no strategy `{}`; see `concur strategies`", self.strategy)))?;
-        let mut options = Options::new(*strategy);
+        let mut options = Options::new(self.strategy()?);
         options.replicas = self.replicas.map(usize::from);
         options.ordering = match self.order {
             Some(Order::Total) => Options::ordering_named("total"),

@@ -8,6 +8,7 @@
 //! The crate knows no protocol, performs no I/O, and reads no clock: time and randomness are arguments ([`Time`], [`Rng`]).
 //! It does not say how messages travel, how long anything is kept, or who the members are.
 
+mod delay;
 mod erased;
 mod footprint;
 mod frontier;
@@ -21,6 +22,7 @@ mod trace;
 mod value;
 pub mod wire;
 
+pub use delay::*;
 pub use erased::*;
 pub use footprint::*;
 pub use frontier::*;

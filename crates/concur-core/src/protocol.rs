@@ -9,8 +9,8 @@
 //! without being asked (batching, forwarding, retry, at-most-once, catch-up by state) belongs to the replica.
 
 use crate::{
-    BatchId, BootCount, Epoch, Frontier, GroupId, Instance, LaneId, Phase, QuorumSystem, ReadId, ReplicaId, ReplicaSet, Rng, Run, Ticket,
-    Time, Value, Wire,
+    BatchId, BootCount, Delay, Epoch, Frontier, GroupId, Instance, LaneId, Phase, QuorumSystem, ReadId, ReplicaId, ReplicaSet, Rng, Run,
+    Ticket, Time, Value, Wire,
 };
 use std::fmt;
 use std::hash::Hash;
@@ -447,6 +447,8 @@ pub struct Traits {
     pub floor: Floor,
     /// Whether one replica at a time proposes.
     pub has_leader: bool,
+    /// What a write waits for at rest, as a closed form of the round trips.
+    pub delay: Delay,
     /// Message delays until a client at a replica has its answer.
     pub delays: &'static str,
     /// Its quorums, in words.

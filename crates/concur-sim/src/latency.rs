@@ -10,7 +10,7 @@
 use crate::fault::Fault;
 use crate::schedule::{Act, Client, Network, Operation, Options, Schedule};
 use crate::world::World;
-use concur_core::{Happening, Phase, QuorumSystem, ReplicaId, ReplicaSet, Strategy, Time};
+use concur_core::{Delay, Happening, Phase, QuorumSystem, ReplicaId, ReplicaSet, Strategy, Time};
 use concur_kv::Ordering;
 use std::time::Duration;
 
@@ -68,12 +68,12 @@ impl Topology {
 
     /// After how long a leader commits a command of a client at `site`.
     pub fn through_leader(&self, quorums: &QuorumSystem, leader: usize, site: usize) -> Duration {
-        self.rtt[site][leader] + self.nearest(quorums.size(Phase::Accept), leader)
+        Delay::Leader.least(quorums, &self.rtt, leader, site)
     }
 
     /// After how long a fast quorum has answered `site`.
     pub fn fast(&self, quorums: &QuorumSystem, site: usize) -> Duration {
-        self.nearest(quorums.size(Phase::Fast), site)
+        Delay::Fast.least(quorums, &self.rtt, site, site)
     }
 
     /// After how long the slow path of two commands that meet is through at `site`, if it begins with the first answer of a slow
@@ -86,16 +86,11 @@ impl Topology {
     }
 }
 
-/// Lets clients at `sites` write at one moment, all to one key or each to its own, and measures.
+/// Lets clients at `sites` write once at one moment, all to one key or each to its own, and measures.
 pub fn measure(strategy: Strategy, topology: &Topology, sites: &[usize], one_key: bool, seed: u64) -> Measured {
-    let schedule = schedule(strategy, topology, sites, one_key, seed);
+    let schedule = schedule(strategy, topology, sites, one_key, 1, seed);
     let mut world = World::new(&schedule, true);
-    let verdict = world.live();
-    assert_eq!(verdict, Ok(()), "nothing goes wrong where nothing but distance takes time");
-    let leader = world.nodes.iter().filter_map(|node| node.process.as_ref()).find_map(|process| {
-        let protocol = process.replica.inspect();
-        (protocol.role == "leader").then(|| process.replica.settings().config.me)
-    });
+    let leader = live(&mut world);
     let first = |client: &crate::clients::Client| client.history[0].clone();
     let events: Vec<_> = world.clients.iter().map(first).collect();
     let answered = events.iter().map(|event| event.returned.expect("everything is answered").since(event.invoked)).collect();
@@ -112,10 +107,34 @@ pub fn measure(strategy: Strategy, topology: &Topology, sites: &[usize], one_key
     Measured { leader, answered, slow }
 }
 
+/// Lets a client at every site write one key, so many times one after the other, and takes the median of what each waited.
+pub fn contend(strategy: Strategy, topology: &Topology, writes: usize, seed: u64) -> (Option<ReplicaId>, Vec<Duration>) {
+    let sites: Vec<usize> = (0..topology.sites.len()).collect();
+    let schedule = schedule(strategy, topology, &sites, true, writes, seed);
+    let mut world = World::new(&schedule, false);
+    let leader = live(&mut world);
+    let median = |client: &crate::clients::Client| {
+        let took = |event: &crate::clients::Event| event.returned.map(|returned| returned.since(event.invoked));
+        let mut waited: Vec<Duration> = client.history.iter().filter_map(took).collect();
+        waited.sort_unstable();
+        waited[waited.len() / 2]
+    };
+    (leader, world.clients.iter().map(median).collect())
+}
+
+/// Runs to the end, and says who leads.
+fn live(world: &mut World) -> Option<ReplicaId> {
+    assert_eq!(world.live(), Ok(()), "nothing goes wrong where nothing but distance takes time");
+    world.nodes.iter().filter_map(|node| node.process.as_ref()).find_map(|process| {
+        let protocol = process.replica.inspect();
+        (protocol.role == "leader").then(|| process.replica.settings().config.me)
+    })
+}
+
 /// When the clients write: long after everyone has settled.
 const WRITE_AT: Duration = Duration::from_secs(20);
 
-fn schedule(strategy: Strategy, topology: &Topology, sites: &[usize], one_key: bool, seed: u64) -> Schedule {
+fn schedule(strategy: Strategy, topology: &Topology, sites: &[usize], one_key: bool, writes: usize, seed: u64) -> Schedule {
     let replicas = topology.sites.len();
     let faults: Vec<Fault> = Vec::new();
     let drawn = Schedule::draw(&Options { replicas: Some(replicas), ordering: Some(Ordering::PerKey), faults, strategy }, seed);
@@ -128,8 +147,9 @@ fn schedule(strategy: Strategy, topology: &Topology, sites: &[usize], one_key: b
     (tuning.volume, tuning.absence_max) = (concur_network::Volume::Broadcast, None);
     let client = |(index, &site): (usize, &usize)| {
         let key = if one_key { 0 } else { index as u8 };
-        let write = Operation { number: 0, act: Act::Put, key, think: WRITE_AT, padding: 0 };
-        Client { home: ReplicaId(site as u8), moves: false, session: false, operations: vec![write] }
+        let think = |number: usize| if number == 0 { WRITE_AT } else { Duration::ZERO };
+        let write = |number: usize| Operation { number: number as u32, act: Act::Put, key, think: think(number), padding: 0 };
+        Client { home: ReplicaId(site as u8), moves: false, session: false, operations: (0..writes).map(write).collect() }
     };
     let clients = sites.iter().enumerate().map(client).collect();
     Schedule { network, tuning, clients, keys: 7, episodes: Vec::new(), healed: WRITE_AT * 2, ..drawn }

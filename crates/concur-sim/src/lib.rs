@@ -25,6 +25,7 @@ mod history;
 pub mod latency;
 mod ledger;
 mod linear;
+pub mod literature;
 mod lives;
 mod network;
 mod node;

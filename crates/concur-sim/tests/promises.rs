@@ -1,8 +1,8 @@
 //! Every strategy keeps every promise in a few seeds; a protocol that keeps none is found out, made small and replayed.
 
 use concur_core::{
-    Boot, Context, Corrupt, Family, Floor, Frontier, Input, Inspection, Instance, Ordering, Protocol, Strategy, Traits, Urgent, Value,
-    wire_enum,
+    Boot, Context, Corrupt, Delay, Family, Floor, Frontier, Input, Inspection, Instance, Ordering, Protocol, Strategy, Traits, Urgent,
+    Value, wire_enum,
 };
 use concur_sim::{Fault, Options, Schedule, Sweeping, Verdict, run, run_traced, shrink, sweep};
 use std::collections::BTreeMap;
@@ -109,6 +109,7 @@ impl Protocol for Hasty {
         order: Ordering::Total,
         floor: Floor::Local,
         has_leader: false,
+        delay: Delay::Turns,
         delays: "none",
         quorums: "none",
         reads: "whatever is there",

@@ -1,8 +1,7 @@
 //! What to expect of a system before it runs: losses survived, and latencies where round trips are given.
 //!
-//! Latencies are the closed forms at rest: no queueing, disk or processor time, a stable leader, no collisions unless said. With
-//! d_k(s) the k-th smallest round trip from s, its own 0 counted first, a write through a leader L takes rtt(s, L) + d_q(L) for a
-//! client beside s, and one without a leader d_fast(s), or d_fast(s) + d_q(s) when commands collide. Load is not predicted.
+//! Latencies are the closed forms at rest of the strategy's [`Delay`](concur_core::Delay): no queueing, disk or processor time, a
+//! stable leader, no collisions unless said. Load is not predicted.
 
 use crate::System;
 use concur_core::{Phase, QuorumSystem, ReplicaSet};
@@ -35,9 +34,9 @@ pub struct Latency {
     pub region: String,
     /// The member that it speaks to.
     pub member: String,
-    /// Without collisions.
+    /// With nothing in its way.
     pub usual: Duration,
-    /// With collisions.
+    /// Where others write at the same time.
     pub collided: Duration,
 }
 
@@ -88,42 +87,23 @@ pub(crate) fn round_trips(system: &System) -> Option<Vec<Vec<Duration>>> {
     (0..members.len()).map(row).collect()
 }
 
-/// The round trip from `row`'s owner until a quorum has answered.
-fn quorum_after(quorums: &QuorumSystem, phase: Phase, row: &[Duration]) -> Duration {
-    let mut nearest: Vec<usize> = (0..row.len()).collect();
-    nearest.sort_by_key(|&i| row[i]);
-    let mut answered = ReplicaSet::EMPTY;
-    for i in nearest {
-        answered.insert(concur_core::ReplicaId(i as u8));
-        if quorums.is_quorum(phase, answered) {
-            return row[i];
-        }
-    }
-    Duration::MAX
-}
-
 fn latencies(system: &System, quorums: &QuorumSystem, table: &[Vec<Duration>], prediction: &mut Prediction) {
     let members = system.numbered_members();
-    let accept = |i: usize| quorum_after(quorums, Phase::Accept, &table[i]);
-    let with_leader = system.decision_making.0.traits.has_leader;
-    let leader = (0..members.len()).min_by_key(|&l| (0..members.len()).map(|s| table[s][l] + accept(l)).sum::<Duration>());
-    for (s, member) in members.iter().enumerate() {
-        let (usual, collided) = match leader.filter(|_| with_leader) {
-            Some(l) => (table[s][l] + accept(l), table[s][l] + accept(l)),
-            None => {
-                let fast = quorum_after(quorums, Phase::Fast, &table[s]);
-                (fast, fast + accept(s))
-            }
-        };
+    let traits = system.decision_making.0.traits;
+    let most = |leader: usize, site: usize| traits.delay.most(quorums, table, leader, site);
+    let sum = |leader: &usize| (0..members.len()).map(|site| most(*leader, site)).fold(Duration::ZERO, Duration::saturating_add);
+    let leader = (0..members.len()).min_by_key(sum).unwrap_or(0);
+    for (site, member) in members.iter().enumerate() {
+        let (usual, collided) = (traits.delay.least(quorums, table, leader, site), most(leader, site));
         prediction.latencies.push(Latency { region: member.region.clone(), member: member.name.clone(), usual, collided });
     }
-    prediction.leader = leader.filter(|_| with_leader).map(|l| members[l].name.clone());
+    prediction.leader = members.get(leader).filter(|_| traits.has_leader).map(|member| member.name.clone());
 }
 
 /// The least time in which any strategy can decide for each member: until the nearest quorum could answer.
 pub(crate) fn physical_bounds(system: &System) -> Option<Vec<(String, Duration)>> {
     let table = round_trips(system)?;
     let quorums = system.quorum_system();
-    let bound = |i: usize| quorum_after(&quorums, Phase::Accept, &table[i]);
+    let bound = |i: usize| concur_core::nearest(&quorums, Phase::Accept, &table[i]);
     Some(system.numbered_members().iter().enumerate().map(|(i, m)| (m.name.clone(), bound(i))).collect())
 }

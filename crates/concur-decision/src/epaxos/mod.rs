@@ -53,8 +53,8 @@ mod restart;
 pub use messages::{Ballot, Chosen, Decided, Deps, Message, Progress, Record, Report, Stretch, Timer, Vote};
 
 use concur_core::{
-    BatchId, Boot, Context, Corrupt, Family, Floor, Frontier, Health, Input, Inspection, Instance, LaneId, Ordering, Phase, Protocol,
-    QuorumRule, QuorumSystem, ReadId, ReplicaId, ReplicaSet, Traits, Value,
+    BatchId, Boot, Context, Corrupt, Delay, Family, Floor, Frontier, Health, Input, Inspection, Instance, LaneId, Ordering, Phase,
+    Protocol, QuorumRule, QuorumSystem, ReadId, ReplicaId, ReplicaSet, Traits, Value,
 };
 use conflicts::Conflicts;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -198,6 +198,7 @@ impl Protocol for EPaxos {
         order: Ordering::Partial,
         floor: Floor::Local,
         has_leader: false,
+        delay: Delay::Fast,
         delays: "2 at any replica if nothing interferes, 4 if something does, and a third disk write before the fast answer",
         quorums: "fast: all but one voter; slow and recovery: a majority",
         reads: "a round trip to a majority, then what interferes is executed; one key at a time",

@@ -38,8 +38,8 @@ mod replicate;
 pub use messages::{Entry, Message, Point, Record, Term, Timer};
 
 use concur_core::{
-    BatchId, Boot, Context, Corrupt, Family, Floor, Health, Input, Inspection, Ordering, Protocol, ReplicaId, ReplicaSet, Ticket, Time,
-    Traits,
+    BatchId, Boot, Context, Corrupt, Delay, Family, Floor, Health, Input, Inspection, Ordering, Protocol, ReplicaId, ReplicaSet, Ticket,
+    Time, Traits,
 };
 use elect::Candidate;
 use log::Log;
@@ -138,6 +138,7 @@ impl Protocol for Raft {
         order: Ordering::Total,
         floor: Floor::Local,
         has_leader: true,
+        delay: Delay::Leader,
         delays: "2 at the leader, 4 elsewhere",
         quorums: "a majority elects and a majority appends; other sizes and weights where two elections always share a voter, and an \
                   election and an append too",
