@@ -35,6 +35,7 @@ mod report;
 mod requests;
 mod roster;
 mod run;
+pub mod scenario;
 mod schedule;
 mod shrink;
 mod steady;
