@@ -1,24 +1,25 @@
-//! Every schedule of a small cluster: three voters, two or three commands that interfere, messages in any order or never, timers
-//! at any time, crashes between any two effects, restarts from what was durable.
+//! Every schedule of a small cluster: a few voters, two or three commands, messages in any order or never, timers at any time,
+//! crashes between any two effects, restarts from what was durable.
 //!
-//! A state is the voters' cores, what each has durably, what is in flight, and what was seen decided. Time does not pass: any
-//! armed timer may fire, so often. Records are durable at the end of each step unless the replica crashes inside it; then any
-//! prefix of them is, and the messages that waited for no more may have left. A message that is never delivered is a lost one.
-//! Messages to oneself arrive at once, or in any order like the others.
+//! A state is the voters' cores, what each has durably, what is in flight, and what was seen decided. Records are durable at the end
+//! of each step unless the replica crashes inside it; then any prefix of them is, and the messages that waited for no more may have
+//! left. A message that is never delivered is a lost one. Messages to oneself arrive at once, or in any order like the others. Time
+//! does not pass, and any armed timer may fire, so often; where a protocol looks at the clock, each replica's stands where the timer
+//! that fired last was due.
 //!
 //! Checked in every state: nothing is decided differently, value or order, by anyone in any run; of two decided commands that
-//! interfere at least one lists the other.
+//! interfere in a graph at least one lists the other; whatever the protocol asserts itself.
 //!
-//! Bounds are set so that the search ends; a search that is cut off says so. Random walks go where it does not.
+//! Bounds are set so that the search ends; a search that is cut off says so. Random walks go where it does not. That the search
+//! would find a mistake is shown by disks that lie: records of one kind are not kept.
 
 use bytes::Bytes;
 use concur_core::{
     Batch, BatchId, Boot, BootCount, Config, Context, Effect, Epoch, Footprint, GroupId, Input, Instance, Mark, Order, Protocol, ReplicaId,
     ReplicaSet, Rng, Seal, Ticket, Time, Value,
 };
-use concur_decision::epaxos::{EPaxos, Message};
 use std::cell::OnceCell;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::rc::Rc;
@@ -26,27 +27,80 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// What may happen, and how often.
-#[derive(Debug, Clone)]
-struct Bounds {
-    voters: usize,
+#[derive(Debug)]
+pub(crate) struct Case<P: Protocol> {
+    pub(crate) voters: usize,
     /// What was proposed before, every message about it lost: rivals that one replica alone knows.
-    rivals: Vec<(ReplicaId, Value)>,
+    pub(crate) rivals: Vec<(ReplicaId, Value)>,
     /// Who is asked to propose what.
-    submits: Vec<(ReplicaId, Value)>,
+    pub(crate) submits: Vec<(ReplicaId, Value)>,
     /// How many crashes in all.
-    crashes: u8,
-    /// How often timers fire at each replica.
-    timers: Vec<u8>,
+    pub(crate) crashes: u8,
+    /// Who may crash.
+    pub(crate) fragile: ReplicaSet,
+    /// Pairs that cannot reach each other.
+    pub(crate) cut: Vec<(u8, u8)>,
+    /// How often timers fire at each replica; at those that are not listed, never.
+    pub(crate) timers: Vec<u8>,
     /// Whether messages to oneself arrive at once.
-    own_messages_first: bool,
-    /// How many states are visited at most.
-    states_max: usize,
+    pub(crate) own_messages_first: bool,
+    /// Who leads at first, for protocols that have a leader.
+    pub(crate) first: Option<ReplicaId>,
+    /// Whether the protocol looks at the clock.
+    pub(crate) clocks: bool,
+    /// Messages that are left out of the search: they only spread what is decided.
+    pub(crate) irrelevant: fn(&P::Message) -> bool,
+    /// Records that the disks lose.
+    pub(crate) lost: fn(&P::Record) -> bool,
+}
+
+impl<P: Protocol> Default for Case<P> {
+    fn default() -> Self {
+        Self {
+            voters: 3,
+            rivals: Vec::new(),
+            submits: Vec::new(),
+            crashes: 0,
+            fragile: ReplicaSet(u64::MAX),
+            cut: Vec::new(),
+            timers: Vec::new(),
+            own_messages_first: true,
+            first: None,
+            clocks: false,
+            irrelevant: |_| false,
+            lost: |_| false,
+        }
+    }
+}
+
+impl<P: Protocol> Case<P> {
+    /// Visits every state, or as many as the budget allows; true if that was all.
+    pub(crate) fn check(self, name: &str) -> bool {
+        self.check_within(name, budget())
+    }
+
+    /// Visits every state, or so many.
+    pub(crate) fn check_within(self, name: &str, states_max: usize) -> bool {
+        let mut explorer = Explorer::new(self, states_max);
+        let start = explorer.start();
+        explorer.explore(&start);
+        let end = if explorer.cut_off { "cut off" } else { "complete" };
+        println!("{name}: {} states, {end}, {} commands seen decided", explorer.visited.len(), explorer.decided_commands);
+        assert!(explorer.decided_commands > 0);
+        !explorer.cut_off
+    }
+
+    /// Follows so many schedules that are drawn at random.
+    pub(crate) fn walk(self, name: &str, walks: usize) {
+        let mut explorer = Explorer::new(self, 0);
+        let steps: usize = (0..walks).map(|seed| explorer.walk(seed as u64, 200)).sum();
+        println!("{name}: {walks} walks of {} steps on average, {} commands seen decided", steps / walks, explorer.decided_commands);
+    }
 }
 
 struct Explorer<P: Protocol> {
-    bounds: Bounds,
-    /// Messages that are left out of the search: they only spread what is decided.
-    irrelevant: fn(&P::Message) -> bool,
+    case: Case<P>,
+    states_max: usize,
     visited: HashSet<u64>,
     decided_commands: u64,
     path: Vec<Action<P>>,
@@ -66,8 +120,11 @@ struct State<P: Protocol> {
 #[derive(Clone)]
 struct Node<P: Protocol> {
     core: Option<P>,
+    /// How often it has started.
+    boots: u64,
     durable: Vec<P::Record>,
-    armed: BTreeSet<P::Timer>,
+    armed: BTreeMap<P::Timer, Time>,
+    clock: Time,
     hash: OnceCell<u64>,
 }
 
@@ -125,20 +182,21 @@ fn hash_of(value: &impl Hash) -> u64 {
 }
 
 impl<P: Protocol> Explorer<P> {
-    fn new(bounds: Bounds, irrelevant: fn(&P::Message) -> bool) -> Self {
-        Self { bounds, irrelevant, visited: HashSet::new(), decided_commands: 0, path: Vec::new(), cut_off: false }
+    fn new(case: Case<P>, states_max: usize) -> Self {
+        Self { case, states_max, visited: HashSet::new(), decided_commands: 0, path: Vec::new(), cut_off: false }
     }
 
     fn start(&mut self) -> State<P> {
-        let voters = self.bounds.voters;
-        let nodes = (0..voters).map(|_| Rc::new(Node::dead(Vec::new()))).collect();
-        let timers = self.bounds.timers.clone();
+        let voters = self.case.voters;
+        let nodes = (0..voters).map(|_| Rc::new(Node::dead(Vec::new(), 0))).collect();
+        let mut timers = self.case.timers.clone();
+        timers.resize(voters, 0);
         let mut state =
-            State { nodes, flying: Vec::new(), submitted: 0, crashes: self.bounds.crashes, timers, decided: Rc::new(BTreeMap::new()) };
+            State { nodes, flying: Vec::new(), submitted: 0, crashes: self.case.crashes, timers, decided: Rc::new(BTreeMap::new()) };
         for id in 0..voters {
             state = self.restart(&state, ReplicaId(id as u8));
         }
-        for (at, value) in self.bounds.rivals.clone() {
+        for (at, value) in self.case.rivals.clone() {
             state = self.step(state, at, Input::Submit(value)).swap_remove(0).0;
             state.flying.clear();
         }
@@ -147,14 +205,14 @@ impl<P: Protocol> Explorer<P> {
 
     /// Visits everything that can follow.
     fn explore(&mut self, state: &State<P>) {
-        if self.visited.len() >= self.bounds.states_max {
+        if self.visited.len() >= self.states_max {
             self.cut_off = true;
             return;
         }
         if !self.visited.insert(state.key()) {
             return;
         }
-        for action in state.actions(&self.bounds) {
+        for action in state.actions(&self.case) {
             self.path.push(action);
             for (next, inside) in self.act(state) {
                 let crashed_inside = inside.is_some();
@@ -173,7 +231,7 @@ impl<P: Protocol> Explorer<P> {
         let mut rng = Rng::new(seed);
         let mut state = self.start();
         for step in 0..steps {
-            let actions = state.actions(&self.bounds);
+            let actions = state.actions(&self.case);
             if actions.is_empty() {
                 self.path.clear();
                 return step;
@@ -198,7 +256,7 @@ impl<P: Protocol> Explorer<P> {
         let (at, input) = match self.path.last().expect("an action is under way") {
             Action::Submit(index) => {
                 next.submitted |= 1 << index;
-                let (at, value) = self.bounds.submits[*index].clone();
+                let (at, value) = self.case.submits[*index].clone();
                 (at, Input::Submit(value))
             }
             Action::Deliver(flying) => {
@@ -223,29 +281,29 @@ impl<P: Protocol> Explorer<P> {
         self.step(next, at, input)
     }
 
-    fn context(&self, me: ReplicaId) -> Context<P> {
+    fn context(&self, me: ReplicaId, now: Time) -> Context<P> {
         let config = Config {
             group: GroupId(1),
             epoch: Epoch(1),
             me,
-            quorums: P::quorums(ReplicaSet::first(self.bounds.voters)),
+            quorums: P::quorums(ReplicaSet::first(self.case.voters)),
             heartbeat: Duration::from_millis(2),
             election: Duration::from_millis(1), // No tick of patience: any suspicion may be wrong.
             window_max: 16,
             message_bytes_max: 1 << 20,
             retained_bytes_max: 1 << 20,
         };
-        Context::new(Time(0), Rng::new(1), Arc::new(config))
+        Context::new(now, Rng::new(1), Arc::new(config))
     }
 
     fn restart(&mut self, state: &State<P>, at: ReplicaId) -> State<P> {
         let mut next = state.clone();
-        let durable = state.node(at).durable.clone();
-        let boot =
-            Boot { records: durable.clone(), mark: Mark::start(Epoch(1)), first: None, fresh: durable.is_empty(), boot: BootCount(1) };
-        let mut cx = self.context(at);
+        let Node { durable, boots, clock, .. } = state.node(at).clone();
+        let (fresh, boots) = (boots == 0, boots + 1);
+        let boot = Boot { records: durable.clone(), mark: Mark::start(Epoch(1)), first: self.case.first, fresh, boot: BootCount(boots) };
+        let mut cx = self.context(at, clock);
         let core = P::recover(boot, &mut cx).unwrap_or_else(|corrupt| panic!("{corrupt}"));
-        let node = Node { core: Some(core), ..Node::dead(durable) };
+        let node = Node { core: Some(core), clock, ..Node::dead(durable, boots) };
         self.perform(&mut next, at, node, cx.take_effects(), usize::MAX);
         next
     }
@@ -258,13 +316,14 @@ impl<P: Protocol> Explorer<P> {
         while let Some(input) = inputs.pop() {
             let mut node = state.node(at).clone();
             if let Input::Expired(timer) = &input {
-                node.armed.remove(timer);
+                let due = node.armed.remove(timer).unwrap_or_default();
+                node.clock = node.clock.max(due);
             }
-            let mut cx = self.context(at);
+            let mut cx = self.context(at, node.clock);
             node.core.as_mut().expect("only the living step").step(input, &mut cx);
             let effects = cx.take_effects();
             let records = effects.iter().filter(|effect| matches!(effect, Effect::Persist(_))).count();
-            if state.crashes > 0 {
+            if state.crashes > 0 && self.case.fragile.contains(at) {
                 for kept in 0..records {
                     let mut torn = state.clone();
                     torn.crashes -= 1;
@@ -273,7 +332,7 @@ impl<P: Protocol> Explorer<P> {
                 }
             }
             self.perform(&mut state, at, node, effects, records);
-            if self.bounds.own_messages_first
+            if self.case.own_messages_first
                 && let Some(place) = state.flying.iter().position(|flying| flying.from == at && flying.to == at)
             {
                 let flying = state.flying.remove(place);
@@ -290,17 +349,17 @@ impl<P: Protocol> Explorer<P> {
         for effect in effects {
             match effect {
                 Effect::Persist(record) => {
-                    if records < durable {
+                    if records < durable && !(self.case.lost)(&record) {
                         node.durable.push(record);
                     }
                     records += 1;
                 }
                 Effect::Send { to, message, after } if after <= limit => self.launch(state, at, to, message),
                 Effect::Solicit { message, after, .. } if after <= limit => {
-                    self.launch(state, at, ReplicaSet::first(self.bounds.voters), message);
+                    self.launch(state, at, ReplicaSet::first(self.case.voters), message);
                 }
-                Effect::Arm { timer, .. } => drop(node.armed.replace(timer)),
-                Effect::Disarm { timer } => drop(node.armed.take(&timer)),
+                Effect::Arm { timer, due } => drop(node.armed.insert(timer, if self.case.clocks { due } else { Time(0) })),
+                Effect::Disarm { timer } => drop(node.armed.remove(&timer)),
                 // Execution and its answers wait for nothing more.
                 Effect::Decide { run, value, order } => {
                     for number in run.first.number..run.first.number + run.count {
@@ -315,10 +374,11 @@ impl<P: Protocol> Explorer<P> {
     }
 
     fn launch(&self, state: &mut State<P>, from: ReplicaId, to: ReplicaSet, message: P::Message) {
-        if (self.irrelevant)(&message) {
+        if (self.case.irrelevant)(&message) {
             return;
         }
-        for to in to.iter() {
+        let is_cut = |to: ReplicaId| self.case.cut.iter().any(|&(a, b)| [(a, b), (b, a)].contains(&(from.0, to.0)));
+        for to in to.iter().filter(|&to| !is_cut(to)) {
             let hash = hash_of(&(from, to, &message));
             if let Err(place) = state.flying.binary_search_by_key(&hash, |flying| flying.hash) {
                 state.flying.insert(place, Rc::new(Flying { from, to, message: message.clone(), hash }));
@@ -350,7 +410,7 @@ impl<P: Protocol> State<P> {
     }
 
     fn crash(mut self, at: ReplicaId) -> Self {
-        self.nodes[usize::from(at.0)] = Rc::new(Node::dead(self.node(at).durable.clone()));
+        self.nodes[usize::from(at.0)] = Rc::new(self.node(at).crashed());
         self.flying.retain(|flying| flying.from != at || flying.to != at);
         self
     }
@@ -361,24 +421,24 @@ impl<P: Protocol> State<P> {
         hash_of(&(nodes, flying, self.submitted, self.crashes, &self.timers, &self.decided))
     }
 
-    fn actions(&self, bounds: &Bounds) -> Vec<Action<P>> {
+    fn actions(&self, case: &Case<P>) -> Vec<Action<P>> {
         let mut out = Vec::new();
         let lives = |id: ReplicaId| self.node(id).core.is_some();
-        for (index, (at, _)) in bounds.submits.iter().enumerate() {
+        for (index, (at, _)) in case.submits.iter().enumerate() {
             if self.submitted & (1 << index) == 0 && lives(*at) {
                 out.push(Action::Submit(index));
             }
         }
         out.extend(self.flying.iter().filter(|flying| lives(flying.to)).cloned().map(Action::Deliver));
-        for id in (0..bounds.voters as u8).map(ReplicaId) {
+        for id in (0..case.voters as u8).map(ReplicaId) {
             if !lives(id) {
                 out.push(Action::Restart(id));
                 continue;
             }
             if self.timers[usize::from(id.0)] > 0 {
-                out.extend(self.node(id).armed.iter().map(|&timer| Action::Fire(id, timer)));
+                out.extend(self.node(id).armed.keys().map(|&timer| Action::Fire(id, timer)));
             }
-            if self.crashes > 0 {
+            if self.crashes > 0 && case.fragile.contains(id) {
                 out.push(Action::Crash(id));
             }
         }
@@ -387,12 +447,16 @@ impl<P: Protocol> State<P> {
 }
 
 impl<P: Protocol> Node<P> {
-    fn dead(durable: Vec<P::Record>) -> Self {
-        Self { core: None, durable, armed: BTreeSet::new(), hash: OnceCell::new() }
+    fn dead(durable: Vec<P::Record>, boots: u64) -> Self {
+        Self { core: None, boots, durable, armed: BTreeMap::new(), clock: Time(0), hash: OnceCell::new() }
+    }
+
+    fn crashed(&self) -> Self {
+        Self { clock: self.clock, ..Self::dead(self.durable.clone(), self.boots) }
     }
 
     fn hash(&self) -> u64 {
-        *self.hash.get_or_init(|| hash_of(&(&self.core, &self.durable, &self.armed)))
+        *self.hash.get_or_init(|| hash_of(&(&self.core, self.boots, &self.durable, &self.armed, self.clock)))
     }
 }
 
@@ -418,119 +482,22 @@ impl<P: Protocol> Drop for Explorer<P> {
     }
 }
 
-fn write(origin: u8, number: u64) -> (ReplicaId, Value) {
+/// A batch that writes one key, submitted at its origin.
+pub(crate) fn write(origin: u8, number: u64) -> (ReplicaId, Value) {
     let id = BatchId { origin: ReplicaId(origin), boot: BootCount(1), number };
     let footprint = Footprint::write(Bytes::from_static(b"k"));
     (ReplicaId(origin), Value::Batch(Batch { id, logged_ms: 0, footprint, commands: Bytes::new() }))
 }
 
-fn seal(origin: u8, number: u64) -> (ReplicaId, Value) {
+/// A seal, submitted at its origin.
+pub(crate) fn seal(origin: u8, number: u64) -> (ReplicaId, Value) {
     let id = BatchId { origin: ReplicaId(origin), boot: BootCount(1), number };
     (ReplicaId(origin), Value::Seal(Seal { id, body: Bytes::new() }))
 }
 
 /// How many states a search visits at most; walks are in proportion. Builds with debug assertions look at less, so that the tests
 /// stay quick; `EXPLORE_STATES_MAX=20000000` and a night look at nearly everything.
-fn budget() -> usize {
+pub(crate) fn budget() -> usize {
     let asked = std::env::var("EXPLORE_STATES_MAX").ok().and_then(|max| max.parse().ok());
     asked.unwrap_or(if cfg!(debug_assertions) { 8_000 } else { 200_000 })
-}
-
-/// What only spreads decisions one by one: losing it loses nothing.
-fn gossip(message: &Message) -> bool {
-    matches!(message, Message::Summary { .. } | Message::Ask { .. } | Message::Answer { .. })
-}
-
-/// And commits, all of which are lost: fewer states, so that more faults can be looked at to the end.
-fn gossip_and_commits(message: &Message) -> bool {
-    gossip(message) || matches!(message, Message::Commit { .. } | Message::Refused { .. })
-}
-
-fn check(name: &str, submits: Vec<(ReplicaId, Value)>, crashes: u8, timers: [u8; 3], irrelevant: fn(&Message) -> bool) {
-    check_with(name, Vec::new(), submits, crashes, timers, irrelevant);
-}
-
-/// A rival at the first replica, so that the last one's command goes the slow way if the first one has a say in it.
-fn check_against_rival(name: &str, crashes: u8, timers: [u8; 3]) {
-    check_with(name, vec![write(0, 0)], vec![write(2, 0)], crashes, timers, gossip_and_commits);
-}
-
-fn check_with(
-    name: &str,
-    rivals: Vec<(ReplicaId, Value)>,
-    submits: Vec<(ReplicaId, Value)>,
-    crashes: u8,
-    timers: [u8; 3],
-    irrelevant: fn(&Message) -> bool,
-) {
-    let states_max = budget();
-    let bounds = Bounds { voters: 3, rivals, submits, crashes, timers: timers.to_vec(), own_messages_first: true, states_max };
-    let mut explorer: Explorer<EPaxos> = Explorer::new(bounds, irrelevant);
-    let start = explorer.start();
-    explorer.explore(&start);
-    let end = if explorer.cut_off { "cut off" } else { "complete" };
-    println!("{name}: {} states, {end}, {} commands seen decided", explorer.visited.len(), explorer.decided_commands);
-    assert!(explorer.decided_commands > 0);
-}
-
-#[test]
-fn two_commands() {
-    check("two commands", vec![write(0, 0), write(1, 0)], 0, [0, 0, 0], gossip);
-    check("two commands, a suspicion", vec![write(0, 0), write(1, 0)], 0, [0, 0, 1], gossip_and_commits);
-}
-
-#[test]
-fn one_command_and_every_fault() {
-    check("one command, all suspect", vec![write(0, 0)], 0, [1, 1, 1], gossip_and_commits);
-    check("one command, two suspect, a crash", vec![write(0, 0)], 1, [0, 1, 1], gossip_and_commits);
-}
-
-#[test]
-fn a_slow_path_and_two_suspicions() {
-    check_against_rival("a rival, two suspect", 0, [1, 1, 0]);
-    check_against_rival("a rival, one suspects, a crash", 1, [0, 1, 0]);
-    check_against_rival("a rival, the coordinator crashes and goes on", 1, [0, 0, 2]);
-}
-
-#[test]
-fn two_commands_a_crash_and_a_suspicion() {
-    check("two commands, a crash, a suspicion", vec![write(0, 0), write(1, 0)], 1, [0, 0, 1], gossip_and_commits);
-    check("two commands, a crash, its own suspicion", vec![write(0, 0), write(1, 0)], 1, [1, 0, 0], gossip_and_commits);
-}
-
-#[test]
-fn three_commands() {
-    check("three commands", vec![write(0, 0), write(1, 0), write(2, 0)], 0, [0, 0, 0], gossip_and_commits);
-}
-
-#[test]
-fn a_seal_and_a_command() {
-    check("a seal and a command", vec![seal(0, 0), write(1, 0)], 0, [0, 0, 0], gossip_and_commits);
-    check("a seal and a command, a suspicion", vec![seal(0, 0), write(1, 0)], 0, [0, 0, 1], gossip_and_commits);
-}
-
-#[test]
-fn walks() {
-    let submits = vec![write(0, 0), write(1, 0), write(2, 0), write(0, 1), write(1, 1)];
-    for own_messages_first in [false, true] {
-        let submits = submits.clone();
-        let bounds = Bounds { voters: 3, rivals: Vec::new(), submits, crashes: 2, timers: vec![4; 3], own_messages_first, states_max: 0 };
-        walk(bounds, gossip, budget() / 40);
-    }
-    // Five, where a fast quorum is more than a slow one.
-    let submits = vec![write(4, 0), write(1, 0)];
-    let timers = vec![2, 0, 1, 0, 0];
-    let bounds = Bounds { voters: 5, rivals: Vec::new(), submits, crashes: 1, timers, own_messages_first: true, states_max: 0 };
-    walk(bounds, gossip_and_commits, budget() / 4);
-    // A no-op voted for by one, the command by another, and a second command between them.
-    let submits = vec![write(2, 0), write(1, 0)];
-    let rivals = vec![write(0, 0)];
-    let bounds = Bounds { voters: 3, rivals, submits, crashes: 0, timers: vec![1, 1, 0], own_messages_first: true, states_max: 0 };
-    walk(bounds, gossip_and_commits, budget() / 4);
-}
-
-fn walk(bounds: Bounds, irrelevant: fn(&Message) -> bool, walks: usize) {
-    let mut explorer: Explorer<EPaxos> = Explorer::new(bounds, irrelevant);
-    let steps: usize = (0..walks).map(|seed| explorer.walk(seed as u64, 200)).sum();
-    println!("{walks} walks of {} steps on average, {} commands seen decided", steps / walks, explorer.decided_commands);
 }
