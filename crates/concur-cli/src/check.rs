@@ -42,10 +42,10 @@ pub(crate) struct Check {
     #[arg(long, env = "CONCUR_THREADS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
     /// No sweep: commit latencies by site, beside the closed form and what papers printed; of all strategies without `--strategy`
-    #[arg(long, conflicts_with_all = ["seeds", "seed", "first", "replicas", "faults", "order", "threads"])]
+    #[arg(long, env = "CONCUR_LATENCY", conflicts_with_all = ["seeds", "seed", "first", "replicas", "faults", "order", "threads"])]
     latency: bool,
     /// A table of round trips in milliseconds, `site,A,B` and a line a site; without it, the published ones
-    #[arg(long, requires = "latency", value_name = "FILE")]
+    #[arg(long, env = "CONCUR_TOPOLOGY", requires = "latency", value_name = "FILE")]
     topology: Option<PathBuf>,
     #[command(flatten)]
     output: Output,
