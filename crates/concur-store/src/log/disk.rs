@@ -57,6 +57,8 @@ pub struct AlignedBuffer {
     start: usize,
     /// How many there are.
     len: usize,
+    /// Behind so many of them everything is zero: padding need not be cleared again.
+    used: usize,
 }
 
 impl AlignedBuffer {
@@ -67,6 +69,7 @@ impl AlignedBuffer {
 
     /// The bytes, to be changed.
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        self.used = self.used.max(self.len);
         &mut self.storage[self.start..self.start + self.len]
     }
 
@@ -98,8 +101,9 @@ impl AlignedBuffer {
         let before = self.len;
         self.grow(len);
         self.len = len;
-        if len > before {
-            self.as_mut_slice()[before..].fill(0);
+        let used = self.used.min(len);
+        if used > before {
+            self.storage[self.start + before..self.start + used].fill(0);
         }
     }
 
@@ -114,7 +118,7 @@ impl AlignedBuffer {
             offset if offset < BLOCK => offset,
             _ => 0,
         };
-        let old = std::mem::replace(self, AlignedBuffer { storage, start, len: self.len });
+        let old = std::mem::replace(self, AlignedBuffer { storage, start, len: self.len, used: 0 });
         self.as_mut_slice().copy_from_slice(old.as_slice());
     }
 }

@@ -33,58 +33,93 @@ pub struct MemDisk {
 
 #[derive(Clone, Debug)]
 struct Segment {
-    durable: Vec<u8>,
+    /// How many bytes it has.
+    bytes: u64,
+    /// What is durable of each block, without the sectors of zeros at its end: most of a log's blocks are padding, and a run of
+    /// the simulator has thousands of them.
+    durable: Vec<Vec<u8>>,
     /// What was written since the last sync, oldest first.
     cached: Vec<Write>,
 }
 
-/// Whole sectors that were written at once.
+/// Sectors of one block that were written at once.
 #[derive(Clone, Debug)]
 struct Write {
-    /// The first sector.
+    /// The first sector, and how many there are.
     first: usize,
+    count: usize,
+    /// Their bytes, without the sectors of zeros at the end.
     bytes: Vec<u8>,
     /// A sync failed since: no sync will write it. Then it is one sector.
     abandoned: bool,
 }
 
+const ZEROS: [u8; SECTOR] = [0; SECTOR];
+const BLOCK_SECTORS: usize = BLOCK / SECTOR;
+
+/// The bytes up to the last sector that is not all zeros.
+fn content(sectors: &[u8]) -> &[u8] {
+    let last = sectors.chunks_exact(SECTOR).rposition(|sector| sector != ZEROS);
+    &sectors[..last.map_or(0, |last| (last + 1) * SECTOR)]
+}
+
 impl Write {
     fn sectors(&self) -> std::ops::Range<usize> {
-        self.first..self.first + self.bytes.len() / SECTOR
+        self.first..self.first + self.count
     }
 
     fn sector(&self, index: usize) -> &[u8] {
         let at = (index - self.first) * SECTOR;
-        &self.bytes[at..at + SECTOR]
+        self.bytes.get(at..at + SECTOR).unwrap_or(&ZEROS)
     }
 }
 
 impl Segment {
+    fn empty(bytes: u64) -> Self {
+        Segment { bytes, durable: vec![Vec::new(); (bytes as usize).div_ceil(BLOCK)], cached: Vec::new() }
+    }
+
     /// Makes durable what no failed sync has given up; the space of the writes goes to `spare`.
     fn sync(&mut self, spare: &mut Vec<Vec<u8>>) {
-        let Segment { durable, cached } = self;
-        for write in cached.iter().filter(|write| !write.abandoned) {
-            let at = write.first * SECTOR;
-            durable[at..at + write.bytes.len()].copy_from_slice(&write.bytes);
+        let Segment { durable, cached, .. } = self;
+        for write in cached.iter_mut().filter(|write| !write.abandoned) {
+            if write.count == BLOCK_SECTORS {
+                std::mem::swap(&mut durable[write.first / BLOCK_SECTORS], &mut write.bytes);
+                continue;
+            }
+            for index in write.sectors() {
+                keep(durable, index, write.sector(index));
+            }
         }
-        let (given_up, synced): (Vec<Write>, Vec<Write>) = std::mem::take(cached).into_iter().partition(|write| write.abandoned);
-        // A sector that was written again since is as good as new.
-        let again = |write: &Write| synced.iter().any(|other| other.sectors().contains(&write.first));
-        *cached = given_up.into_iter().filter(|write| !again(write)).collect();
-        spare.extend(synced.into_iter().map(|write| write.bytes));
-        spare.truncate(SPARE_MAX);
+        if cached.iter().any(|write| write.abandoned) {
+            // A sector that was written again since is as good as new.
+            let synced: Vec<_> = cached.iter().filter(|write| !write.abandoned).map(Write::sectors).collect();
+            cached.retain(|write| write.abandoned && !synced.iter().any(|sectors| sectors.contains(&write.first)));
+        } else {
+            spare.extend(cached.drain(..).map(|write| write.bytes));
+            spare.truncate(SPARE_MAX);
+        }
     }
 
     /// Gives up everything that was written: it stays readable, sector by sector.
     fn give_up(&mut self) {
         let whole = std::mem::take(&mut self.cached);
-        let sector = |write: &Write, index| Write { first: index, bytes: write.sector(index).to_vec(), abandoned: true };
+        let sector = |write: &Write, index| Write { first: index, count: 1, bytes: write.sector(index).to_vec(), abandoned: true };
         self.cached = whole.iter().flat_map(|write| write.sectors().map(move |index| sector(write, index))).collect();
     }
 }
 
+/// Makes one sector durable.
+fn keep(durable: &mut [Vec<u8>], index: usize, sector: &[u8]) {
+    let (block, at) = (&mut durable[index / BLOCK_SECTORS], index % BLOCK_SECTORS * SECTOR);
+    if block.len() < at + SECTOR {
+        block.resize(at + SECTOR, 0);
+    }
+    block[at..at + SECTOR].copy_from_slice(sector);
+}
+
 /// How many writes' space is kept.
-const SPARE_MAX: usize = 4;
+const SPARE_MAX: usize = 16;
 
 /// What becomes of the next write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,8 +166,7 @@ impl MemDisk {
             for versions in versions.chunk_by(|a, b| a.0 == b.0) {
                 let choice = choose(versions.len() as u64 + 1) as usize;
                 if let Some(&(index, order)) = choice.checked_sub(1).and_then(|version| versions.get(version)) {
-                    let at = index * SECTOR;
-                    segment.durable[at..at + SECTOR].copy_from_slice(cached[order].sector(index));
+                    keep(&mut segment.durable, index, cached[order].sector(index));
                 }
             }
         }
@@ -163,7 +197,7 @@ impl MemDisk {
 
     /// Bytes that all segments together take.
     pub fn used_bytes(&self) -> u64 {
-        self.segments.values().map(|segment| segment.durable.len() as u64).sum()
+        self.segments.values().map(|segment| segment.bytes).sum()
     }
 
     /// What becomes of the next write.
@@ -178,20 +212,24 @@ impl MemDisk {
 
     /// Changes one byte, in the cache and on the disk, by exclusive or. Answers whether there is such a byte.
     pub fn flip(&mut self, id: u64, offset: u64, mask: u8) -> bool {
-        let Some(segment) = self.segments.get_mut(&id).filter(|segment| offset < segment.durable.len() as u64) else {
+        let Some(segment) = self.segments.get_mut(&id).filter(|segment| offset < segment.bytes) else {
             return false;
         };
-        segment.durable[offset as usize] ^= mask;
+        let flip = |bytes: &mut Vec<u8>, at: usize| {
+            bytes.resize(bytes.len().max((at + 1).next_multiple_of(SECTOR)), 0);
+            bytes[at] ^= mask;
+        };
         let offset = offset as usize;
+        flip(&mut segment.durable[offset / BLOCK], offset % BLOCK);
         for write in segment.cached.iter_mut().filter(|write| write.sectors().contains(&(offset / SECTOR))) {
-            write.bytes[offset - write.first * SECTOR] ^= mask;
+            flip(&mut write.bytes, offset - write.first * SECTOR);
         }
         true
     }
 
     /// The numbers of all segments and their bytes, in order.
     pub fn segments(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
-        self.segments.iter().map(|(id, segment)| (*id, segment.durable.len() as u64))
+        self.segments.iter().map(|(id, segment)| (*id, segment.bytes))
     }
 
     /// Removes a segment behind the log's back. Answers whether there was one.
@@ -217,13 +255,21 @@ impl MemDisk {
 
     fn store(&mut self, id: u64, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let segment = self.segments.get_mut(&id).ok_or_else(|| missing(id))?;
-        if offset + bytes.len() as u64 > segment.durable.len() as u64 {
+        if offset + bytes.len() as u64 > segment.bytes {
             return Err(io::Error::new(ErrorKind::InvalidInput, "a write beyond the end of a segment"));
         }
-        let mut space = self.spare.pop().unwrap_or_default();
-        space.clear();
-        space.extend_from_slice(&bytes[..bytes.len() / SECTOR * SECTOR]);
-        segment.cached.push(Write { first: offset as usize / SECTOR, bytes: space, abandoned: false });
+        let mut first = offset as usize / SECTOR;
+        let mut rest = &bytes[..bytes.len() / SECTOR * SECTOR];
+        while !rest.is_empty() {
+            let room = BLOCK - first % BLOCK_SECTORS * SECTOR;
+            let (piece, behind) = rest.split_at(room.min(rest.len()));
+            let mut space = self.spare.pop().unwrap_or_default();
+            space.clear();
+            space.extend_from_slice(content(piece));
+            let count = piece.len() / SECTOR;
+            segment.cached.push(Write { first, count, bytes: space, abandoned: false });
+            (first, rest) = (first + count, behind);
+        }
         Ok(())
     }
 }
@@ -241,7 +287,7 @@ impl Disk for MemDisk {
         if self.used_bytes().saturating_add(bytes) > self.capacity_bytes {
             return Err(io::Error::new(ErrorKind::StorageFull, "no space left on the simulated disk"));
         }
-        self.segments.insert(id, Segment { durable: vec![0; bytes as usize], cached: Vec::new() });
+        self.segments.insert(id, Segment::empty(bytes));
         Ok(())
     }
 
@@ -267,8 +313,14 @@ impl Disk for MemDisk {
         }
         let segment = self.segments.get(&id).ok_or_else(|| missing(id))?;
         let start = offset as usize;
-        let bytes = segment.durable.get(start..start + into.len());
-        into.copy_from_slice(bytes.ok_or_else(|| io::Error::from(ErrorKind::UnexpectedEof))?);
+        if (start + into.len()) as u64 > segment.bytes {
+            return Err(io::Error::from(ErrorKind::UnexpectedEof));
+        }
+        for (block, into) in segment.durable[start / BLOCK..].iter().zip(into.chunks_exact_mut(BLOCK)) {
+            let (content, padding) = into.split_at_mut(block.len());
+            content.copy_from_slice(block);
+            padding.fill(0);
+        }
         let wanted = start / SECTOR..(start + into.len()) / SECTOR;
         for write in &segment.cached {
             let sectors = write.sectors();
@@ -296,7 +348,7 @@ impl Disk for MemDisk {
                 Err(io::Error::other("the simulated disk wrote only a part"))
             }
             Some(WriteFault::Misdirected { segment, offset }) => {
-                let room = self.segments.get(&segment).map_or(0, |hit| hit.durable.len() as u64);
+                let room = self.segments.get(&segment).map_or(0, |hit| hit.bytes);
                 let room = room.saturating_sub(offset).min(bytes.len() as u64) as usize / SECTOR * SECTOR;
                 if room > 0 { self.store(segment, offset, &bytes[..room]) } else { Ok(()) }
             }
