@@ -4,6 +4,7 @@
 //! persists, decodes what comes back, and keeps its timers, so that a replica is written once and holds `dyn AnyProtocol`. In front
 //! of each record stands the epoch in which it was written; those of earlier epochs say nothing any more and are passed over.
 
+use crate::wire::encoded;
 use crate::{
     BatchId, Boot, BootCount, Config, Context, Corrupt, Effect, Epoch, Footprint, Frontier, Health, Input, Inspection, Instance, Mark,
     Phase, Protocol, QuorumSystem, ReadId, Reader, Refusal, ReplicaId, ReplicaSet, Rng, Run, Ticket, Time, Traits, Urgent, Value, Wire,
@@ -238,10 +239,10 @@ fn describe<P: Protocol>(message: &Bytes) -> String {
 
 /// A record, behind its epoch.
 fn in_epoch(epoch: Epoch, record: &impl Wire) -> Bytes {
-    let mut out = Vec::with_capacity(64);
-    epoch.put(&mut out);
-    record.put(&mut out);
-    Bytes::from(out)
+    encoded(|out| {
+        epoch.put(out);
+        record.put(out);
+    })
 }
 
 fn typed_mark<P: Protocol>(mark: &Mark<Bytes>) -> Result<Mark<P::Order>, Corrupt> {

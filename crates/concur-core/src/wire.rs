@@ -8,6 +8,7 @@
 //! order in which they are written. Versions belong to the envelope around a message or record, not to each value.
 
 use bytes::Bytes;
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -35,9 +36,7 @@ pub trait Wire: Sized {
 
     /// The encoding as bytes of its own.
     fn to_bytes(&self) -> Bytes {
-        let mut out = Vec::with_capacity(64);
-        self.put(&mut out);
-        Bytes::from(out)
+        encoded(|out| self.put(out))
     }
 
     /// Reads a value that must fill `bytes` exactly.
@@ -129,6 +128,28 @@ impl Reader {
         }
         Ok(n)
     }
+}
+
+thread_local! {
+    /// Space to encode in; it holds nothing between two encodings.
+    static SPACE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// The largest space that is kept.
+const SPACE_BYTES_KEPT: usize = 64 << 10;
+
+/// What `put` appends, as bytes of its own: one allocation of just that size. A vector that grows and becomes [`Bytes`] takes two
+/// or more, and keeps what it did not fill.
+pub fn encoded(put: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+    let mut out = SPACE.take();
+    put(&mut out);
+    if out.capacity() > SPACE_BYTES_KEPT {
+        return Bytes::from(out);
+    }
+    let bytes = Bytes::copy_from_slice(&out);
+    out.clear();
+    SPACE.set(out);
+    bytes
 }
 
 /// Appends a variable-length unsigned integer.

@@ -8,6 +8,7 @@
 //! on how many sessions there are: refusing one would not commute. Whoever admits requests keeps those bounds.
 
 use bytes::Bytes;
+use concur_core::wire::encoded;
 use concur_core::{BatchId, BootCount, Change, Corrupt, Footprint, RangeSet, ReplicaId, SessionId, Span, Wire, wire_struct};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -223,9 +224,10 @@ impl Executed {
 }
 
 fn image_key(kind: u8, key: &impl Wire) -> Bytes {
-    let mut out = vec![kind];
-    key.put(&mut out);
-    Bytes::from(out)
+    encoded(|out| {
+        out.push(kind);
+        key.put(out);
+    })
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What replicas of one group send each other: a protocol's messages, and what replicas do for every protocol.
 
 use bytes::Bytes;
+use concur_core::wire::encoded;
 use concur_core::{
     BatchId, BootCount, Epoch, Footprint, Frontier, GroupId, Instance, Malformed, ReadId, Reader, Value, Wire, wire_enum, wire_struct,
 };
@@ -136,12 +137,13 @@ pub struct StateChunk {
 impl Envelope {
     /// The encoding, behind its version.
     pub fn encode(&self) -> Bytes {
-        let mut out = Vec::with_capacity(64 + self.body.size_bytes());
-        out.push(VERSION);
-        self.group.put(&mut out);
-        self.epoch.put(&mut out);
-        self.body.put(&mut out);
-        Bytes::from(out)
+        encoded(|out| {
+            out.reserve(64 + self.body.size_bytes());
+            out.push(VERSION);
+            self.group.put(out);
+            self.epoch.put(out);
+            self.body.put(out);
+        })
     }
 
     /// Reads one that fills `bytes`; payloads are slices of it.
