@@ -76,14 +76,18 @@ impl Frontier {
         }
     }
 
-    /// What is in both, rounded down to whole lanes' prefixes; of two epochs, the earlier. For floors: what everyone has.
-    pub fn meet_prefix(&self, other: &Frontier) -> Frontier {
-        if self.epoch != other.epoch {
-            return if self.epoch < other.epoch { self.clone() } else { other.clone() };
+    /// Keeps what is in both, rounded down to whole lanes' prefixes; of two epochs, the earlier. For floors: what everyone has.
+    pub fn keep_prefix(&mut self, other: &Frontier) {
+        if other.epoch < self.epoch {
+            return self.clone_from(other);
         }
-        let lanes = self.lanes.iter().zip(&other.lanes);
-        let lanes = lanes.map(|(a, b)| Lane { below: a.below.min(b.below), beyond: RangeSet::new() }).collect();
-        Frontier { epoch: self.epoch, lanes }
+        if other.epoch > self.epoch {
+            return;
+        }
+        self.lanes.truncate(other.lanes.len());
+        for (mine, theirs) in self.lanes.iter_mut().zip(&other.lanes) {
+            *mine = Lane { below: mine.below.min(theirs.below), beyond: RangeSet::new() };
+        }
     }
 
     /// How many instances are executed, or the greatest number if it cannot be counted.

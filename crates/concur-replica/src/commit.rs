@@ -104,12 +104,15 @@ impl<M: StateMachine> Replica<M> {
             return;
         }
         let floor = match (traits.floor, traits.order) {
+            // What is forgotten already needs no second look.
+            (Floor::Local, Ordering::Total) if self.stored == self.floor => None,
             (Floor::Local, Ordering::Total) => Some(self.stored.clone()),
             (Floor::Local, Ordering::Partial) if self.settings.absence_max.is_none() => self.floor_among(self.near()),
             (Floor::Local, Ordering::Partial) | (Floor::AllVoters, _) => self.floor_among(self.settings.config.others()),
         };
         let Some(floor) = floor else { return };
-        let mut floor = self.transfers.hold(floor);
+        let mut floor = floor;
+        self.transfers.hold(&mut floor);
         floor.join(&self.floor);
         if floor != self.floor {
             self.floor.clone_from(&floor);
@@ -128,7 +131,7 @@ impl<M: StateMachine> Replica<M> {
         let mut floor = self.stored.clone();
         for id in others.iter() {
             // Who has not entered the epoch holds nothing of it.
-            floor = floor.meet_prefix(self.peers.get(&id)?.stored.as_ref().filter(|stored| stored.epoch >= config.epoch)?);
+            floor.keep_prefix(self.peers.get(&id)?.stored.as_ref().filter(|stored| stored.epoch >= config.epoch)?);
         }
         config.quorums.is_quorum(Phase::Accept, others.with(config.me)).then_some(floor)
     }

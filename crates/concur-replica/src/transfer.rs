@@ -98,9 +98,9 @@ impl Transfers {
 
     /// What may be forgotten of `floor` while states are on their way: a peer that has installed one goes on from there, and would
     /// find nothing if what comes behind it were gone by then. Views that nobody asks for do not last.
-    pub(crate) fn hold(&self, floor: Frontier) -> Frontier {
-        let here = |view: &&View| view.frontier.epoch == floor.epoch;
-        self.sending.values().filter(here).map(|view| &view.frontier).fold(floor.clone(), |floor, view| floor.meet_prefix(view))
+    pub(crate) fn hold(&self, floor: &mut Frontier) {
+        let epoch = floor.epoch;
+        self.sending.values().filter(|view| view.frontier.epoch == epoch).for_each(|view| floor.keep_prefix(&view.frontier));
     }
 
     /// From which number on what is fed has to be kept for those to whom a state is on its way.
