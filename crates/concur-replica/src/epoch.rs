@@ -223,6 +223,11 @@ impl<M: StateMachine> Replica<M> {
         self.protocol.as_ref().map(|protocol| protocol.inspect()).unwrap_or_default()
     }
 
+    /// How many batches of its clients are undecided.
+    pub fn batches_in_flight(&self) -> usize {
+        self.flights.len()
+    }
+
     /// What it is in the group now, in a word.
     pub fn role(&self) -> &'static str {
         match self.settings.configuration.member(self.me()) {

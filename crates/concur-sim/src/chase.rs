@@ -187,8 +187,11 @@ impl World<'_> {
 
     /// A node passed something delicate: it may lose power at once, or a little later; or whoever it gets its state from does.
     pub(crate) fn harass(&mut self, node: usize, name: &'static str) {
-        let Some(odds) = delicate(name).filter(|_| self.schedule.harassed && !self.healed) else { return };
-        if self.chase.blows >= BLOWS_MAX || !self.rng.chance(odds) {
+        if !self.schedule.harassed || self.healed || self.chase.blows >= BLOWS_MAX {
+            return;
+        }
+        let Some(odds) = delicate(name) else { return };
+        if !self.rng.chance(odds) {
             return;
         }
         self.chase.blows += 1;

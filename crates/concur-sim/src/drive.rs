@@ -307,6 +307,9 @@ impl World<'_> {
     /// Whether a node leads, in which epoch and at which ballot: nobody else must.
     fn leads(&mut self, index: usize) -> Result<Option<(Epoch, u64)>, Violation> {
         let process = self.nodes[index].process.as_ref().expect("only a running process leads");
+        if !process.replica.settings().strategy.traits.has_leader {
+            return Ok(None);
+        }
         let (protocol, epoch) = (process.replica.inspect(), process.replica.settings().config.epoch);
         if protocol.role != "leader" {
             return Ok(None);
@@ -343,11 +346,11 @@ impl World<'_> {
         let letter = Letter { to: outgoing.to, from: me, sender: from, life, bytes: outgoing.bytes, stale: false };
         if let Some(delay) = fate.second {
             let letter = Letter { stale: fate.stale, ..letter.clone() };
-            self.after(delay, Thing::Arrive { node: to, letter: Box::new(letter) });
+            self.after(delay, Thing::Arrive { node: to, letter });
             self.met.insert(if fate.stale { "stale message" } else { "message repeated" });
         }
         match fate.first {
-            Some(delay) => self.after(delay, Thing::Arrive { node: to, letter: Box::new(letter) }),
+            Some(delay) => self.after(delay, Thing::Arrive { node: to, letter }),
             None => {
                 self.met.insert("message lost");
             }
@@ -465,8 +468,10 @@ impl World<'_> {
             return Ok(());
         }
         if process.log.pending_bytes() == 0 && process.replica.role() == "voter" {
-            let epoch = process.replica.settings().config.epoch;
-            node.ballot = node.ballot.max((epoch, process.replica.inspect().ballot));
+            let (epoch, traits) = (process.replica.settings().config.epoch, process.replica.settings().strategy.traits);
+            // Where nobody leads, only the epoch is looked at when it restarts.
+            let ballot = if traits.has_leader { process.replica.inspect().ballot } else { 0 };
+            node.ballot = node.ballot.max((epoch, ballot));
         }
         // What waited is on its way before what was waited for goes out: the disk is never idle.
         self.write(index)?;
@@ -518,9 +523,9 @@ impl World<'_> {
         }
         let process = self.nodes[index].process.as_mut().expect("it is running");
         let Some(job) = process.engine.pop_front() else { return Ok(()) };
-        self.nodes[index].keep(&job);
+        let frontier = self.nodes[index].keep(job);
         self.start_engine(index);
-        self.offer(index, Event::Stored(job.frontier))
+        self.offer(index, Event::Stored(frontier))
     }
 
     /// A client's request arrives at a node.
@@ -642,10 +647,9 @@ impl World<'_> {
     pub(crate) fn look_at(&mut self, index: usize) -> Result<(), Violation> {
         let tuning = &self.schedule.tuning;
         let Some(process) = &self.nodes[index].process else { return Ok(()) };
-        let status = process.replica.status();
-        let flights = status.batches_in_flight > tuning.batches_in_flight_max;
+        let flights = process.replica.batches_in_flight() > tuning.batches_in_flight_max;
         if flights || process.tokens.len() > 2_000 {
-            return Err(Violation::new("bounds", format!("r{index} holds more than it may: {status:?}")));
+            return Err(Violation::new("bounds", format!("r{index} holds more than it may: {:?}", process.replica.status())));
         }
         self.leads(index).map(drop)
     }

@@ -193,18 +193,19 @@ impl Node {
         (self.ballot, self.attested, self.entered, self.crash_at, self.copy) = ((Epoch(0), 0), 0, Epoch(0), None, None);
     }
 
-    /// The engine finished a job.
-    pub(crate) fn keep(&mut self, job: &Job) {
+    /// The engine finished a job: what it holds is durable up to the frontier that is answered.
+    pub(crate) fn keep(&mut self, job: Job) -> Frontier {
         self.entered = self.entered.max(job.frontier.epoch);
         if job.replace {
             self.image.clear();
         }
-        for change in &job.changes {
-            match &change.value {
-                Some(value) => self.image.insert(change.key.clone(), value.clone()),
-                None => self.image.remove(&change.key),
+        for Change { key, value } in job.changes {
+            match value {
+                Some(value) => self.image.insert(key, value),
+                None => self.image.remove(&key),
             };
         }
+        job.frontier
     }
 }
 
@@ -219,15 +220,22 @@ pub(crate) struct Clock {
 impl Clock {
     /// What it shows.
     pub(crate) fn read(&self, world: Time) -> Time {
-        let passed = i128::from(world.0 - self.world.0);
-        Time(self.local.0 + (passed * i128::from(1_000_000 + self.drift_per_million) / 1_000_000) as u64)
+        let passed = world.0 - self.world.0;
+        // Million by million, so that nothing overflows.
+        let (millions, rest) = (passed / 1_000_000, passed % 1_000_000);
+        Time(self.local.0 + millions * self.rate() + rest * self.rate() / 1_000_000)
     }
 
     /// When it will show `local`.
     pub(crate) fn when(&self, local: Time) -> Time {
-        let passed = i128::from(local.0.saturating_sub(self.local.0)) * 1_000_000;
-        let rate = i128::from(1_000_000 + self.drift_per_million);
-        Time(self.world.0 + ((passed + rate - 1) / rate) as u64)
+        let passed = local.0.saturating_sub(self.local.0);
+        let (rates, rest) = (passed / self.rate(), passed % self.rate());
+        Time(self.world.0 + rates * 1_000_000 + (rest * 1_000_000).div_ceil(self.rate()))
+    }
+
+    /// How far it gets in a million.
+    fn rate(&self) -> u64 {
+        1_000_000_u64.saturating_add_signed(self.drift_per_million)
     }
 
     /// It runs at another rate from now on.

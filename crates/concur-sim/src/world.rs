@@ -108,7 +108,7 @@ struct Entry {
 #[derive(Debug, Clone)]
 pub(crate) enum Thing {
     /// A message arrives.
-    Arrive { node: usize, letter: Box<Letter> },
+    Arrive { node: usize, letter: Letter },
     /// A process has the processor again.
     Step { node: usize, boot: u64 },
     /// A timer may be due.
@@ -304,7 +304,7 @@ impl<'a> World<'a> {
             return Ok(());
         }
         match thing {
-            Thing::Arrive { node, letter } => self.arrive(node, *letter),
+            Thing::Arrive { node, letter } => self.arrive(node, letter),
             Thing::Step { node, boot } => self.step_due(node, boot),
             Thing::Wake { node, boot } => self.wake(node, boot),
             Thing::Synced { node, boot } => self.synced(node, boot),
