@@ -222,7 +222,8 @@ impl<M: StateMachine> Replica<M> {
 
     /// When to call [`Replica::step`] at the latest, though nothing is offered.
     pub fn wake_at(&self) -> Time {
-        let mut at = self.housekeeping_at;
+        // Where anything happens, a step that comes anyway keeps the house; half a heartbeat is waited for it.
+        let mut at = self.housekeeping_at + self.settings.config.heartbeat / 2;
         let protocol = self.protocol.as_ref().and_then(|protocol| protocol.wake_at());
         // On the way into an epoch nothing is proposed.
         let flights = self.flights.wake_at().filter(|_| self.passage.is_none());
