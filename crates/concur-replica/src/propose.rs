@@ -1,9 +1,10 @@
 //! Propose: commands become batches, which go to the protocol here or are forwarded to whoever can propose; what was lost is
 //! proposed again under the same id.
 //!
-//! How long is waited before a batch is submitted again: while nobody is known who could propose, a quarter of a heartbeat, which
-//! costs a question to the protocol here; after a peer declined it without naming somebody better, or somebody was too busy, a
-//! heartbeat, then two, four, eight; otherwise an election timeout, twice as long each time.
+//! How long is waited before a batch is submitted again: while nobody is known who could propose, until the protocol here has taken
+//! something that may tell it, a quarter of a heartbeat at least and a heartbeat at most ([`Unanswered`]); after a peer declined it
+//! without naming somebody better, or somebody was too busy, a heartbeat, then two, four, eight; otherwise an election timeout, twice
+//! as long each time.
 
 use crate::admit::Waiting;
 use crate::api::{Output, Refused, Token};
@@ -45,6 +46,37 @@ pub(crate) struct Flight {
     retries: u32,
     /// How often it followed a hint since then.
     redirects: u32,
+    /// The protocol here knew nobody who could propose.
+    unanswered: bool,
+}
+
+/// Questions to which the protocol had no answer: batches that nobody is known to propose, reads for which it has no barrier.
+///
+/// The protocol is a function of what it takes, so that it has no other answer before it took something else. They are asked again
+/// once it did, and now and then though it did not.
+#[derive(Debug, Default)]
+pub(crate) struct Unanswered {
+    /// When one was asked last, if there are any.
+    asked_at: Option<Time>,
+    /// When to ask again: something came that may tell.
+    again_at: Option<Time>,
+}
+
+impl Unanswered {
+    /// A question was asked in vain.
+    pub(crate) fn asked(&mut self, now: Time) {
+        (self.asked_at, self.again_at) = (Some(now), None);
+    }
+
+    /// The protocol is about to take something else than a question; it is not asked more often than every `least`.
+    pub(crate) fn may_tell(&mut self, least: Duration) {
+        self.again_at = self.again_at.or(self.asked_at.map(|asked_at| asked_at + least));
+    }
+
+    /// When to ask again, if something came.
+    pub(crate) fn again_at(&self) -> Option<Time> {
+        self.again_at
+    }
 }
 
 impl Flights {
@@ -68,7 +100,8 @@ impl Flights {
     pub(crate) fn begin_seal(&mut self, number: u64, value: Value, waiting: Option<(Token, Time)>, what: String, retry_at: Time) {
         assert!(self.seal.is_none(), "one change at a time");
         self.seal = Some((number, what));
-        self.flights.insert(number, Flight { value, waiting: vec![waiting], at: None, retry_at, retries: 0, redirects: 0 });
+        self.flights
+            .insert(number, Flight { value, waiting: vec![waiting], at: None, retry_at, retries: 0, redirects: 0, unanswered: false });
     }
 
     /// A seal was executed; whoever waits for it, if it is one of these.
@@ -116,6 +149,13 @@ impl Flights {
                 expired(token);
                 *waiting = None;
             }
+        }
+    }
+
+    /// What nobody was known to propose is submitted again.
+    pub(crate) fn ask_again(&mut self, now: Time) {
+        for flight in self.flights.values_mut().filter(|flight| flight.unanswered) {
+            flight.retry_at = flight.retry_at.min(now);
         }
     }
 
@@ -171,7 +211,7 @@ impl<M: StateMachine> Replica<M> {
         let id = BatchId { origin: self.me(), boot: self.settings.boot, number };
         let value = Value::Batch(Batch { id, logged_ms: self.wall_ms, footprint, commands: commands.into() });
         let retry_at = self.now + self.retry_after(0);
-        let flight = Flight { value: value.clone(), waiting, at: None, retry_at, retries: 0, redirects: 0 };
+        let flight = Flight { value: value.clone(), waiting, at: None, retry_at, retries: 0, redirects: 0, unanswered: false };
         self.flights.flights.insert(number, flight);
         self.inputs.push_back(AnyInput::Submit(value));
     }
@@ -198,6 +238,7 @@ impl<M: StateMachine> Replica<M> {
         flight.retry_at = retry_at;
         flight.redirects = 0;
         flight.at = None;
+        flight.unanswered = false;
         self.inputs.push_back(AnyInput::Submit(flight.value.clone()));
     }
 
@@ -206,9 +247,21 @@ impl<M: StateMachine> Replica<M> {
         self.settings.config.election.max(WAIT_MIN) * (1 << retries.min(DOUBLED_MAX))
     }
 
-    /// When to ask the protocol again that knows nobody yet.
+    /// When to ask a peer again that knows nobody yet.
     pub(crate) fn soon(&self) -> Time {
-        self.now + (self.settings.config.heartbeat / 4).max(WAIT_MIN)
+        self.now + self.question_every()
+    }
+
+    /// How often at most the protocol is asked that knows nobody yet.
+    pub(crate) fn question_every(&self) -> Duration {
+        (self.settings.config.heartbeat / 4).max(WAIT_MIN)
+    }
+
+    /// Asks the protocol what it had no answer to: it may have one.
+    pub(crate) fn ask_again(&mut self) {
+        self.unanswered = Unanswered::default();
+        self.flights.ask_again(self.now);
+        self.reads.ask_again(self.now);
     }
 
     /// The protocol does not take a batch up, or gave it up.
@@ -252,14 +305,16 @@ impl<M: StateMachine> Replica<M> {
         true
     }
 
-    /// Submits a batch again after a while, which is longer each time if `patiently`.
+    /// Submits a batch again after a while, which is longer each time if `patiently`, and otherwise ends when the protocol here may
+    /// know more.
     fn wait_a_while(&mut self, number: u64, patiently: bool) {
-        let (now, soon, heartbeat) = (self.now, self.soon(), self.settings.config.heartbeat.max(WAIT_MIN));
+        let (now, heartbeat) = (self.now, self.settings.config.heartbeat.max(WAIT_MIN));
         let Some(flight) = self.flights.flights.get_mut(&number) else { return };
-        let at = if patiently { now + heartbeat * (1 << flight.retries) } else { soon };
-        flight.retry_at = flight.retry_at.min(at);
         if !patiently {
             flight.retries = 0;
+            flight.unanswered = true;
+            self.unanswered.asked(now);
         }
+        flight.retry_at = flight.retry_at.min(now + heartbeat * (1 << flight.retries));
     }
 }

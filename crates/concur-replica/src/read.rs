@@ -40,6 +40,8 @@ struct Round {
     reads: Vec<Read>,
     /// Ask again, under a new id, if there is no answer by then.
     retry_at: Time,
+    /// The protocol here had no barrier for it.
+    unanswered: bool,
 }
 
 impl Reads {
@@ -84,7 +86,22 @@ impl Reads {
         }
     }
 
-    /// The protocol cannot serve a round: it is asked again soon.
+    /// The protocol here has no barrier for a round: it is asked again when it may have one, and by then at the latest.
+    pub(crate) fn unanswered(&mut self, id: ReadId, retry_at: Time) {
+        if let Some(round) = self.rounds.get_mut(&id) {
+            round.retry_at = round.retry_at.min(retry_at);
+            round.unanswered = true;
+        }
+    }
+
+    /// It may have one.
+    pub(crate) fn ask_again(&mut self, now: Time) {
+        for round in self.rounds.values_mut().filter(|round| round.unanswered) {
+            round.retry_at = round.retry_at.min(now);
+        }
+    }
+
+    /// A peer cannot serve a round: another is asked soon.
     pub(crate) fn refused(&mut self, id: ReadId, retry_at: Time) {
         if let Some(round) = self.rounds.get_mut(&id) {
             round.retry_at = round.retry_at.min(retry_at);
@@ -130,7 +147,7 @@ impl<M: StateMachine> Replica<M> {
         let reads = std::mem::take(&mut self.reads.waiting);
         let id = self.reads.id(self.settings.boot);
         let footprint = self.barrier_footprint(&reads);
-        self.reads.rounds.insert(id, Round { reads, retry_at: now + self.settings.config.election });
+        self.reads.rounds.insert(id, Round { reads, retry_at: now + self.settings.config.election, unanswered: false });
         if self.protocol.is_some() {
             return self.inputs.push_back(AnyInput::Read { id, footprint });
         }
@@ -166,7 +183,10 @@ impl<M: StateMachine> Replica<M> {
     pub(crate) fn read_refused(&mut self, id: ReadId, out: &mut Output) {
         match self.reads.remote.remove(&id) {
             Some((by, theirs, _)) => self.answer_barrier(by, theirs, None, out),
-            None => self.reads.refused(id, self.soon()),
+            None => {
+                self.unanswered.asked(self.now);
+                self.reads.unanswered(id, self.now + self.settings.config.heartbeat.max(self.question_every()));
+            }
         }
     }
 

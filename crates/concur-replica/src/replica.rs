@@ -6,7 +6,7 @@ use crate::commit::Peer;
 use crate::epoch::{Early, Passage};
 use crate::feed::Window;
 use crate::follow::Following;
-use crate::propose::Flights;
+use crate::propose::{Flights, Unanswered};
 use crate::read::Reads;
 use crate::replicate::Held;
 use crate::transfer::Transfers;
@@ -49,6 +49,7 @@ pub struct Replica<M> {
     pub(crate) pending: Pending,
     pub(crate) flights: Flights,
     pub(crate) reads: Reads,
+    pub(crate) unanswered: Unanswered,
     /// Inputs that wait for the protocol.
     pub(crate) inputs: VecDeque<AnyInput>,
     pub(crate) effects: Vec<AnyEffect>,
@@ -148,6 +149,7 @@ impl<M: StateMachine> Replica<M> {
             pending: Pending::default(),
             flights: Flights::default(),
             reads: Reads::default(),
+            unanswered: Unanswered::default(),
             inputs: VecDeque::new(),
             effects,
             held: BTreeMap::new(),
@@ -205,6 +207,9 @@ impl<M: StateMachine> Replica<M> {
             self.inputs.push_back(AnyInput::Tick);
         }
         loop {
+            if self.unanswered.again_at().is_some_and(|at| at <= self.now) {
+                self.ask_again();
+            }
             self.execute(out);
             self.propose(out);
             self.barrier(out);
@@ -227,7 +232,7 @@ impl<M: StateMachine> Replica<M> {
         let protocol = self.protocol.as_ref().and_then(|protocol| protocol.wake_at());
         // On the way into an epoch nothing is proposed.
         let flights = self.flights.wake_at().filter(|_| self.passage.is_none());
-        let others = [protocol, flights, self.reads.wake_at(), self.transfers.wake_at(), self.follow_at()];
+        let others = [protocol, flights, self.reads.wake_at(), self.unanswered.again_at(), self.transfers.wake_at(), self.follow_at()];
         for other in others.into_iter().flatten() {
             at = at.min(other);
         }

@@ -18,10 +18,14 @@ impl<M: StateMachine> Replica<M> {
     /// Gives the protocol everything that waits for it, and does what it asks for. False if there was nothing.
     pub(crate) fn replicate(&mut self, out: &mut Output) -> bool {
         let mut any = false;
+        let question_every = self.question_every();
         while let Some(input) = self.inputs.pop_front() {
             any = true;
             match &mut self.protocol {
                 Some(protocol) => {
+                    if !matches!(input, AnyInput::Submit(_) | AnyInput::Read { .. }) {
+                        self.unanswered.may_tell(question_every);
+                    }
                     protocol.step(self.now, input, &mut self.effects);
                     self.perform(out);
                 }
