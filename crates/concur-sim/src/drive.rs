@@ -261,7 +261,9 @@ impl World<'_> {
         for record in out.records.drain(..) {
             process.log.append(GROUP, &record);
         }
-        self.store(index, out);
+        if out.install.is_some() || out.bulk.is_some() {
+            self.store(index, out);
+        }
         for (token, result) in out.replies.drain(..) {
             self.reply(index, token, result)?;
         }

@@ -75,8 +75,8 @@ impl Roster {
 
     /// The protocol of that name.
     pub(crate) fn strategy(&self, name: &str) -> Strategy {
-        let found = concur_decision::find(name).filter(|_| name != self.strategy.traits.name);
-        found.unwrap_or(self.strategy)
+        let other = (name != self.strategy.traits.name).then(|| concur_decision::find(name));
+        other.flatten().unwrap_or(self.strategy)
     }
 
     /// The protocol of an epoch.

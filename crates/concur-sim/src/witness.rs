@@ -103,8 +103,7 @@ impl Witness {
         if self.kv.config().ordering == Ordering::Total {
             return vec![0];
         }
-        let all = (0..=self.keys).collect();
-        let Footprint::Spans { writes, .. } = self.kv.footprint(command) else { return all };
+        let Footprint::Spans { writes, .. } = self.kv.footprint(command) else { return (0..=self.keys).collect() };
         (0..=self.keys).filter(|&number| writes.iter().any(|span| span.contains(&key(number)))).collect()
     }
 
