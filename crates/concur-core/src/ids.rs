@@ -180,6 +180,14 @@ pub struct Run {
     pub count: u64,
 }
 
+impl Run {
+    /// Its instances, in order.
+    pub fn instances(self) -> impl Iterator<Item = Instance> {
+        let Self { first: Instance { lane, number }, count } = self;
+        (number..number.saturating_add(count)).map(move |number| Instance { lane, number })
+    }
+}
+
 impl From<Instance> for Run {
     fn from(first: Instance) -> Self {
         Self { first, count: 1 }
@@ -237,6 +245,7 @@ pub struct SessionId(pub u64);
 
 wire_newtype!(ReplicaSet, Epoch, GroupId, BootCount, Ticket, SessionId, LaneId);
 wire_struct!(Instance { lane, number });
+wire_struct!(Run { first, count });
 wire_struct!(BatchId { origin, boot, number });
 wire_struct!(Ballot { round, owner });
 wire_struct!(ReadId { boot, number });

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use concur_core::wire::encoded;
 use concur_core::{
-    BatchId, BootCount, Epoch, Footprint, Frontier, GroupId, Instance, Malformed, ReadId, Reader, Value, Wire, wire_enum, wire_struct,
+    BatchId, BootCount, Epoch, Footprint, Frontier, GroupId, Instance, Malformed, ReadId, Reader, Run, Value, Wire, wire_enum, wire_struct,
 };
 
 /// The version of the encoding; a receiver refuses others.
@@ -93,9 +93,9 @@ pub struct Feed {
     pub run: BootCount,
     /// What it comes behind.
     pub after: After,
-    /// The number behind the last entry.
+    /// The number behind the last instance.
     pub through: u64,
-    /// The entries.
+    /// What was executed.
     pub entries: Vec<Fed>,
 }
 
@@ -108,13 +108,13 @@ pub enum After {
     Number(u64),
 }
 
-/// One decision that was executed.
+/// One decision that was executed, or a run of no-ops.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fed {
     /// The epoch in which it was decided.
     pub epoch: Epoch,
-    /// Where.
-    pub instance: Instance,
+    /// Where; only no-ops, of one order, are several.
+    pub run: Run,
     /// What.
     pub value: Value,
     /// Its order, encoded.
@@ -183,11 +183,25 @@ impl Fed {
     pub fn size_bytes(&self) -> usize {
         32 + self.value.size_bytes() + self.order.len()
     }
+
+    /// Takes up what was executed next, if that is one more no-op of a run; false if it is not.
+    pub fn take_up(&mut self, next: &Fed) -> bool {
+        let behind = Instance { number: self.run.first.number.saturating_add(self.run.count), ..self.run.first };
+        let alike = self.value.is_noop() && next.value.is_noop() && self.epoch == next.epoch && self.order == next.order;
+        let goes_on = alike && next.run.first == behind;
+        self.run.count += if goes_on { next.run.count } else { 0 };
+        goes_on
+    }
+
+    /// Instance by instance.
+    pub fn each(self) -> impl Iterator<Item = Fed> {
+        self.run.instances().map(move |instance| Fed { run: instance.into(), ..self.clone() })
+    }
 }
 
 wire_struct!(Feed { run, after, through, entries });
 wire_enum!(After { 0 => Frontier(frontier), 1 => Number(number) });
-wire_struct!(Fed { epoch, instance, value, order });
+wire_struct!(Fed { epoch, run, value, order });
 wire_struct!(StateChunk { transfer, chunk, last, entries });
 wire_enum!(Body {
     0 => Protocol(message),

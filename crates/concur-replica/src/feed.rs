@@ -6,6 +6,8 @@
 //! suits any frontier that some other replica's order led to, so a follower may change its source at any time. Who lacks more than
 //! the window holds is told to fetch state.
 //!
+//! A run of no-ops takes the place of one: a protocol may fill hundreds of instances with nothing at once.
+//!
 //! Only what is executed is in the window, so that nothing is fed that a seal voids.
 
 use crate::api::Output;
@@ -17,6 +19,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// Parts that are on their way to one follower.
 const AHEAD_MAX: u32 = 4;
+/// So many instances one part carries at most: a run of no-ops is short on the wire and long to execute.
+pub(crate) const PART_INSTANCES_MAX: u64 = 4_096;
 /// How many times what is kept otherwise may be kept for those to whom a state is on its way.
 const HELD_MAX: usize = 4;
 /// For how many election timeouts a silent follower is fed.
@@ -25,9 +29,10 @@ const SILENT_ELECTIONS: u32 = 4;
 /// What was executed last, and who follows.
 #[derive(Debug)]
 pub(crate) struct Window {
-    entries: VecDeque<Fed>,
-    /// The number of the first entry; they are numbered through a run.
-    first: u64,
+    /// Each with the number of its first instance; instances are numbered through a run of the process.
+    entries: VecDeque<(u64, Fed)>,
+    /// The number behind the last of them.
+    end: u64,
     bytes: usize,
     /// Exactly what was executed before the first entry.
     base: Frontier,
@@ -47,71 +52,88 @@ struct Follower {
 impl Window {
     /// Empty, behind what is executed.
     pub(crate) fn new(base: Frontier) -> Self {
-        Self { entries: VecDeque::new(), first: 0, bytes: 0, base, followers: BTreeMap::new() }
+        Self { entries: VecDeque::new(), end: 0, bytes: 0, base, followers: BTreeMap::new() }
     }
 
     /// The number behind the last entry.
     pub(crate) fn end(&self) -> u64 {
-        self.first + self.entries.len() as u64
+        self.end
     }
 
     /// Something was executed.
     fn push(&mut self, fed: Fed) {
-        self.bytes += fed.size_bytes();
-        self.entries.push_back(fed);
+        let number = self.end;
+        self.end += fed.run.count;
+        if !self.entries.back_mut().is_some_and(|(_, last)| last.take_up(&fed)) {
+            self.bytes += fed.size_bytes();
+            self.entries.push_back((number, fed));
+        }
     }
 
     /// Lets go of the oldest beyond so many bytes; of what lies behind number `held` only beyond a multiple.
     fn trim(&mut self, bytes_max: usize, held: Option<u64>) {
         while self.bytes > bytes_max {
-            if held.is_some_and(|held| self.first >= held) && self.bytes <= bytes_max.saturating_mul(HELD_MAX) {
+            let Some((number, fed)) = self.entries.front() else { return };
+            if held.is_some_and(|held| number + fed.run.count > held) && self.bytes <= bytes_max.saturating_mul(HELD_MAX) {
                 return;
             }
-            let Some(fed) = self.entries.pop_front() else { return };
-            self.first += 1;
+            let Some((_, fed)) = self.entries.pop_front() else { return };
             self.bytes -= fed.size_bytes();
             match fed.value {
                 Value::Seal(_) => self.base = Frontier::start(Epoch(fed.epoch.0 + 1)),
-                _ => drop(self.base.insert(fed.instance)),
+                _ => {
+                    for instance in fed.run.instances() {
+                        self.base.insert(instance);
+                    }
+                }
             }
         }
     }
 
     /// A state took the place of what was executed.
     pub(crate) fn restart(&mut self, base: Frontier) {
-        let next = self.end();
-        *self = Self { first: next, ..Self::new(base) };
+        *self = Self { end: self.end, ..Self::new(base) };
     }
 
-    /// A part of what lies beyond a frontier, or `None` if more lies beyond than is kept.
+    /// A part of what lies beyond a frontier, and the number behind it; `None` if more lies beyond than is kept.
     fn beyond(&self, frontier: &Frontier, bytes_max: usize) -> Option<(Vec<Fed>, u64)> {
         if !frontier.covers(&self.base) {
             return None;
         }
-        let (mut entries, mut through, mut bytes) = (Vec::new(), self.first, 0);
-        for fed in &self.entries {
-            let has = fed.epoch < frontier.epoch || (fed.epoch == frontier.epoch && frontier.contains(fed.instance));
-            if !has {
-                bytes += fed.size_bytes();
-                if bytes > bytes_max && !entries.is_empty() {
-                    break;
-                }
-                entries.push(fed.clone());
-            }
-            through += 1;
-        }
-        Some((entries, through))
+        let has = |epoch: Epoch, instance| epoch < frontier.epoch || (epoch == frontier.epoch && frontier.contains(instance));
+        Some(self.part(0, bytes_max, has))
     }
 
-    /// A part from a number on; `None` if that is no longer kept.
-    fn from(&self, number: u64, bytes_max: usize) -> Option<Vec<Fed>> {
-        let skip = usize::try_from(number.checked_sub(self.first)?).ok()?;
-        let mut bytes = 0;
-        let fits = |fed: &&Fed| {
-            bytes += fed.size_bytes();
-            bytes <= bytes_max || bytes == fed.size_bytes()
-        };
-        Some(self.entries.iter().skip(skip).take_while(fits).cloned().collect())
+    /// A part from a number on, and the number behind it; `None` if that is no longer kept.
+    fn from(&self, number: u64, bytes_max: usize) -> Option<(Vec<Fed>, u64)> {
+        let first = self.entries.front().map_or(self.end, |(first, _)| *first);
+        (number >= first).then(|| self.part(number, bytes_max, |_, _| false))
+    }
+
+    /// A part from a number on without what the follower has: at least one entry, and no more instances than it takes at once.
+    fn part(&self, number: u64, bytes_max: usize, has: impl Fn(Epoch, Instance) -> bool) -> (Vec<Fed>, u64) {
+        let (mut part, mut bytes, mut room): (Vec<Fed>, _, _) = (Vec::new(), 0, PART_INSTANCES_MAX);
+        let skip = self.entries.partition_point(|(first, fed)| first + fed.run.count <= number);
+        for (first, fed) in self.entries.iter().skip(skip) {
+            for (at, instance) in (*first..).zip(fed.run.instances()) {
+                if at < number || has(fed.epoch, instance) {
+                    continue;
+                }
+                let one = Fed { run: instance.into(), ..fed.clone() };
+                if !part.last_mut().is_some_and(|last| last.take_up(&one)) {
+                    bytes += one.size_bytes();
+                    if bytes > bytes_max && !part.is_empty() {
+                        return (part, at);
+                    }
+                    part.push(one);
+                }
+                room -= 1;
+                if room == 0 {
+                    return (part, at + 1);
+                }
+            }
+        }
+        (part, self.end)
     }
 }
 
@@ -120,7 +142,7 @@ impl<M: StateMachine> Replica<M> {
     pub(crate) fn keep_for_feed(&mut self, next: Next) {
         let Next { instance, value, order } = next;
         let epoch = self.epoch();
-        self.window.push(Fed { epoch, instance, value, order });
+        self.window.push(Fed { epoch, run: instance.into(), value, order });
         let bytes_max = if self.settings.configuration.members.len() > 1 { self.settings.feed_bytes_max } else { 0 };
         self.window.trim(bytes_max, self.transfers.held_from());
     }
@@ -171,11 +193,10 @@ impl<M: StateMachine> Replica<M> {
         let ready = |follower: &Follower| follower.ahead < AHEAD_MAX && follower.next < end;
         while let Some(id) = self.window.followers.iter().find(|(_, follower)| ready(follower)).map(|(&id, _)| id) {
             let after = self.window.followers[&id].next;
-            let Some(entries) = self.window.from(after, self.feed_part_bytes()) else {
+            let Some((entries, through)) = self.window.from(after, self.feed_part_bytes()) else {
                 self.gone_for(id, out);
                 continue;
             };
-            let through = after + entries.len() as u64;
             if let Some(follower) = self.window.followers.get_mut(&id) {
                 follower.next = through;
                 follower.ahead += 1;
@@ -197,5 +218,70 @@ impl<M: StateMachine> Replica<M> {
 
     fn feed_part_bytes(&self) -> usize {
         self.settings.config.message_bytes_max.min(1 << 20)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use concur_core::{Batch, BatchId, BootCount, Footprint, Run};
+
+    fn fed(number: u64, noop: bool) -> Fed {
+        let id = BatchId { origin: ReplicaId(0), boot: BootCount(1), number };
+        let batch = Batch { id, logged_ms: 0, footprint: Footprint::NOTHING, commands: Bytes::new() };
+        let value = if noop { Value::Noop } else { Value::Batch(batch) };
+        Fed { epoch: Epoch(1), run: Instance::slot(number).into(), value, order: Bytes::new() }
+    }
+
+    fn runs(part: &[Fed]) -> Vec<(u64, u64)> {
+        part.iter().map(|fed| (fed.run.first.number, fed.run.count)).collect()
+    }
+
+    /// A batch, ten thousand no-ops, a batch, in slots from 0 on.
+    fn window() -> Window {
+        let mut window = Window::new(Frontier::start(Epoch(1)));
+        (0..10_002).for_each(|number| window.push(fed(number, number != 0 && number != 10_001)));
+        window
+    }
+
+    #[test]
+    fn no_ops_in_a_row_are_fed_as_one_and_a_part_may_end_among_them() {
+        let window = window();
+        assert_eq!((window.entries.len(), window.end()), (3, 10_002));
+        let (part, through) = window.from(0, 1 << 20).expect("all is kept");
+        assert_eq!((runs(&part), through), (vec![(0, 1), (1, PART_INSTANCES_MAX - 1)], PART_INSTANCES_MAX));
+        let (part, through) = window.from(through, 1 << 20).expect("all is kept");
+        assert_eq!((runs(&part), through), (vec![(PART_INSTANCES_MAX, PART_INSTANCES_MAX)], 2 * PART_INSTANCES_MAX));
+        let (part, through) = window.from(10_000, 1 << 20).expect("all is kept");
+        assert_eq!((runs(&part), through), (vec![(10_000, 1), (10_001, 1)], 10_002));
+        assert_eq!(window.from(10_000, 1).expect("one entry at least").1, 10_001);
+        assert_eq!(part.into_iter().flat_map(Fed::each).count(), 2);
+    }
+
+    #[test]
+    fn who_has_some_of_a_run_gets_the_rest() {
+        let window = window();
+        let mut frontier = Frontier::slots(Epoch(1), 9_990);
+        frontier.insert(Instance::slot(9_995));
+        let (part, through) = window.beyond(&frontier, 1 << 20).expect("all is kept");
+        assert_eq!((runs(&part), through), (vec![(9_990, 5), (9_996, 5), (10_001, 1)], 10_002));
+    }
+
+    #[test]
+    fn a_run_of_no_ops_takes_the_space_of_one_and_goes_as_a_whole() {
+        let mut window = window();
+        let bytes = window.bytes;
+        assert!(bytes < 1_000, "{bytes}");
+        // Number 5 000 is still to be sent, and lies in the run.
+        window.trim(bytes / 2, Some(5_000));
+        assert_eq!(window.base, Frontier::slots(Epoch(1), 1));
+        window.trim(bytes / 2, None);
+        assert_eq!(window.base, Frontier::slots(Epoch(1), 10_001));
+        assert_eq!(window.from(10_000, 1 << 20), None);
+        window.restart(Frontier::slots(Epoch(1), 20_000));
+        assert_eq!((window.end(), window.from(10_001, 1)), (10_002, None));
+        assert_eq!(window.from(10_002, 1), Some((Vec::new(), 10_002)));
+        assert_eq!(Run { first: Instance::slot(u64::MAX), count: 9 }.instances().count(), 0, "no lane goes on for ever");
     }
 }

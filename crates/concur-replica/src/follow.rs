@@ -9,6 +9,7 @@
 
 use crate::api::Output;
 use crate::commit::Peer;
+use crate::feed::PART_INSTANCES_MAX;
 use crate::replica::Replica;
 use concur_core::{BootCount, Epoch, Frontier, Ordering, ReplicaId, ReplicaSet, StateMachine, Time, Value};
 use concur_execution::{Next, Sequencer};
@@ -111,7 +112,7 @@ impl<M: StateMachine> Replica<M> {
     fn held(&self) -> Frontier {
         let (mut held, epoch) = (self.sequencer.frontier(), self.epoch());
         for fed in self.following.gathered.iter().filter(|fed| fed.epoch == epoch) {
-            held.insert(fed.instance);
+            held.insert(fed.run.first);
         }
         held
     }
@@ -177,6 +178,11 @@ impl<M: StateMachine> Replica<M> {
             return;
         }
         let Feed { run, after, through, entries } = feed;
+        let count = entries.iter().fold(0, |count: u64, fed| count.saturating_add(fed.run.count));
+        if count > PART_INSTANCES_MAX || entries.iter().any(|fed| fed.run.count != 1 && !fed.value.is_noop()) {
+            return; // Nobody says that.
+        }
+        let entries: Vec<Fed> = entries.into_iter().flat_map(Fed::each).collect();
         match after {
             After::Frontier(frontier) if self.held().covers(&frontier) => {}
             // An earlier run asked for it, which had more.
@@ -235,13 +241,13 @@ impl<M: StateMachine> Replica<M> {
         let (epoch, total) = (self.epoch(), self.settings.strategy.traits.order == Ordering::Total);
         let mut next = self.sequencer.executed_count();
         for fed in &self.following.gathered {
-            if fed.epoch < epoch || (fed.epoch == epoch && self.sequencer.contains(fed.instance)) {
+            if fed.epoch < epoch || (fed.epoch == epoch && self.sequencer.contains(fed.run.first)) {
                 continue;
             }
-            if fed.epoch > epoch || (total && fed.instance.number > next) {
+            if fed.epoch > epoch || (total && fed.run.first.number > next) {
                 return false;
             }
-            next += u64::from(fed.instance.number == next);
+            next += u64::from(fed.run.first.number == next);
             if let Value::Seal(seal) = &fed.value {
                 return self.leads_on(seal);
             }
@@ -253,7 +259,8 @@ impl<M: StateMachine> Replica<M> {
     fn execute_fed(&mut self, entries: Vec<Fed>, out: &mut Output) {
         let total = self.settings.strategy.traits.order == Ordering::Total;
         let mut any = false;
-        for Fed { epoch, instance, value, order } in entries {
+        for Fed { epoch, run, value, order } in entries {
+            let instance = run.first;
             if epoch < self.epoch() || (epoch == self.epoch() && self.sequencer.contains(instance)) {
                 continue;
             }

@@ -94,7 +94,7 @@ fn bodies_that_make_no_sense_do_nothing() {
             .map(|body| Value::Seal(Seal { id: BatchId { origin: ReplicaId(1), boot: BootCount(1), number: 71 }, body }))
             .to_vec();
         let instance = Instance { lane: LaneId(0), number: 0 };
-        let fed = seals.iter().map(|seal| Fed { epoch, instance, value: seal.clone(), order: Bytes::new() }).collect();
+        let fed = seals.iter().map(|seal| Fed { epoch, run: instance.into(), value: seal.clone(), order: Bytes::new() }).collect();
         let feed = Feed { run: BootCount(1), after: After::Frontier(Frontier::start(epoch)), through: 9, entries: fed };
         let state = |configuration: &Configuration| {
             let mark = Mark { frontier: Frontier::start(configuration.epoch), orders: Vec::new() };
