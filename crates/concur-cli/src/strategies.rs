@@ -1,7 +1,7 @@
 //! `concur strategies`: the registry.
 
 use crate::exit::Outcome;
-use crate::output::Output;
+use crate::output::{Output, Table};
 use clap::Args;
 use concur_core::{Family, Ordering, Phase, ReplicaSet, Strategy};
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ pub(crate) struct Strategies {
 impl Strategies {
     pub(crate) fn run(self) -> Outcome {
         let value = Value::Array(concur::registry().iter().map(value).collect());
-        self.output.show(&value, |wide| concur::registry().iter().map(|strategy| text(strategy, wide)).collect::<Vec<_>>().join("\n"))
+        self.output.show(&value, text)
     }
 }
 
@@ -68,40 +68,64 @@ fn value(strategy: &Strategy) -> Value {
     })
 }
 
-fn text(strategy: &Strategy, wide: bool) -> String {
-    let traits = &strategy.traits;
-    let mut text = format!("{}\n", traits.name);
-    let mut line = |name: &str, value: &str| {
-        let _ = writeln!(text, "  {name:<9} {value}");
-    };
-    let leader = if traits.has_leader { "one leader at a time" } else { "no leader" };
-    line("family", &format!("{}, {leader}", family(traits.family)));
-    line("order", order(traits.order));
-    line("quorums", traits.quorums);
-    line("delays", traits.delays);
-    line("reads", traits.reads);
-    line("survives", &survives(strategy));
-    line("choose", traits.choose);
-    line("avoid", traits.avoid);
-    if wide {
-        for voters in SIZES {
-            line(&format!("of {voters}"), &sizes(strategy, voters));
-        }
-        line("paper", traits.paper);
+/// A row each of what can be counted, then a paragraph each of when to choose it.
+fn text(wide: bool) -> String {
+    let mut table = Table::new(&["NAME", "FAMILY", "ORDER", "LEADER", "QUORUM", "FAST", "SURVIVES", "DELAYS", "READS"]);
+    for strategy in concur::registry() {
+        let traits = &strategy.traits;
+        let fast = if traits.family == Family::Optimistic { quorum_sizes(strategy, Phase::Fast) } else { "-".into() };
+        let leader = if traits.has_leader { "one" } else { "none" };
+        table.row([
+            traits.name.to_owned(),
+            family(traits.family).to_owned(),
+            order(traits.order).to_owned(),
+            leader.to_owned(),
+            quorum_sizes(strategy, Phase::Accept),
+            fast,
+            each_size(|voters| (strategy.quorums)(ReplicaSet::first(voters)).tolerates()),
+            gist(traits.delays).to_owned(),
+            gist(traits.reads).to_owned(),
+        ]);
+    }
+    let sizes = each_size(|voters| voters);
+    let mut text = format!(
+        "{}\nQUORUM, FAST (a decision in one round trip) and SURVIVES (losses): of {sizes} voters. DELAYS: of messages, until a client at a \
+         replica has its answer.\n",
+        table.text()
+    );
+    for strategy in concur::registry() {
+        text.push('\n');
+        text.push_str(&paragraph(strategy, wide));
     }
     text
 }
 
-fn survives(strategy: &Strategy) -> String {
-    let one = |voters| format!("{} of {voters}", (strategy.quorums)(ReplicaSet::first(voters)).tolerates());
-    SIZES.map(one).join(", ")
+/// What a text says before it goes into detail.
+fn gist(text: &str) -> &str {
+    text.split(':').next().unwrap_or(text)
 }
 
-fn sizes(strategy: &Strategy, voters: usize) -> String {
-    let quorums = (strategy.quorums)(ReplicaSet::first(voters));
-    let plain = format!("{} prepare, {} accept", quorums.size(Phase::Prepare), quorums.size(Phase::Accept));
-    match strategy.traits.family {
-        Family::Optimistic => format!("{plain}, {} accept in one round", quorums.size(Phase::Fast)),
-        _ => plain,
+fn quorum_sizes(strategy: &Strategy, phase: Phase) -> String {
+    each_size(|voters| (strategy.quorums)(ReplicaSet::first(voters)).size(phase))
+}
+
+fn each_size(of: impl Fn(usize) -> usize) -> String {
+    SIZES.map(|voters| of(voters).to_string()).join(" ")
+}
+
+fn paragraph(strategy: &Strategy, wide: bool) -> String {
+    let traits = &strategy.traits;
+    let mut text = format!("{}, {}\n", traits.name, traits.title);
+    let mut line = |name: &str, value: &str| {
+        let _ = writeln!(text, "  {name:<9} {value}");
+    };
+    line("choose", traits.choose);
+    line("avoid", traits.avoid);
+    if wide {
+        line("quorums", traits.quorums);
+        line("delays", traits.delays);
+        line("reads", traits.reads);
+        line("paper", traits.paper);
     }
+    text
 }

@@ -17,6 +17,7 @@ use concur_proto::etcdserverpb::kv_client::KvClient;
 use concur_proto::etcdserverpb::{PutRequest, RangeRequest};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Mutex;
 use std::time::{Instant, SystemTime};
 use tonic::transport::{Channel, Endpoint};
 
@@ -31,6 +32,7 @@ struct Member {
 }
 
 struct Cluster {
+    strategy: &'static str,
     members: Vec<Member>,
     scratch: Scratch,
 }
@@ -39,8 +41,8 @@ struct Cluster {
 const PER_KEY: &str = "per-key";
 
 impl Cluster {
-    fn start(strategy: &'static str) -> Self {
-        let scratch = Scratch::new(&format!("kill-{strategy}"));
+    fn start(strategy: &'static str, per_key: bool) -> Self {
+        let scratch = Scratch::new(&format!("kill-{strategy}{}", if per_key { "-per-key" } else { "" }));
         let members: Vec<Member> = (0..MEMBERS).map(|_| Member { client: free(), process: None }).collect();
         let mut file = format!(
             "[system]\ndecision_making = \"{strategy}\"\n[timeouts]\nheartbeat = \"60 ms\"\nelection = \"500 ms\"\n\
@@ -52,7 +54,7 @@ impl Cluster {
             file += &format!("[[members]]\nname = \"n{i}\"\npeer = \"{peer}\"\nclient = \"{client}\"\n");
         }
         std::fs::write(scratch.0.join("system.toml"), file).unwrap();
-        let mut cluster = Self { members, scratch };
+        let mut cluster = Self { strategy, members, scratch };
         (0..MEMBERS).for_each(|i| cluster.spawn(i));
         cluster
     }
@@ -261,17 +263,25 @@ fn variable(name: &str) -> Option<u64> {
 fn nothing_acknowledged_is_lost_and_nothing_stale_is_read() {
     let rounds = variable("CONCUR_KILL_ROUNDS").unwrap_or(ROUNDS);
     let seed = variable("CONCUR_KILL_SEED").unwrap_or_else(|| SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64 | 1);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    for strategy in concur::registry() {
-        let per_key = if strategy.traits.order == concur_core::Ordering::Partial { &[false, true][..] } else { &[false] };
-        for &per_key in per_key {
-            let order = if per_key { "per key" } else { "total" };
-            println!("{}, {order}: CONCUR_KILL_SEED={seed} CONCUR_KILL_ROUNDS={rounds}", strategy.traits.name);
-            let mut cluster = Cluster::start(strategy.traits.name);
-            let clients = tokio::task::LocalSet::new();
-            clients.block_on(&runtime, endure(&mut cluster, per_key, rounds, Dice(seed)));
+    println!("CONCUR_KILL_SEED={seed} CONCUR_KILL_ROUNDS={rounds}");
+    let per_key = |strategy: &concur::Strategy| strategy.traits.order == concur_core::Ordering::Partial;
+    let all = concur::registry().iter().map(|strategy| (strategy.traits.name, false));
+    let cases: Vec<_> = all.chain(concur::registry().iter().filter(|s| per_key(s)).map(|s| (s.traits.name, true))).collect();
+    // Most of the time a cluster waits for timeouts and for its disk, so that two take little more than one.
+    let cases = Mutex::new(cases.into_iter());
+    let next = || cases.lock().unwrap().next();
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                while let Some((strategy, per_key)) = next() {
+                    let mut cluster = Cluster::start(strategy, per_key);
+                    let clients = tokio::task::LocalSet::new();
+                    clients.block_on(&runtime, endure(&mut cluster, per_key, rounds, Dice(seed)));
+                }
+            });
         }
-    }
+    });
 }
 
 /// Load, faults, and what is left of it.
@@ -290,5 +300,6 @@ async fn endure(cluster: &mut Cluster, per_key: bool, rounds: u64, mut dice: Dic
     let history = history.take();
     history.assert_sound();
     check(cluster, speakers(per_key, &addresses), &history).await;
-    println!("{} writes acknowledged, {} strong reads", history.acknowledged.len(), history.reads);
+    let (order, written) = (if per_key { "per key" } else { "total" }, history.acknowledged.len());
+    println!("{}, {order}: {rounds} rounds, {written} writes acknowledged, {} strong reads", cluster.strategy, history.reads);
 }

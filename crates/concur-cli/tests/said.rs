@@ -1,4 +1,4 @@
-//! What the program says: each file under `said/` shows commands, and below each what it writes and how it ends.
+//! What the program says: each file under `said/` shows commands, and below each what it writes and how it ends. Pages show it too.
 //!
 //! `$` is a command, with variables in front; `>` a line on standard output, `!` one on standard error, `=` the exit code. The word
 //! `{closed}` is the address of a port where nobody listens. With `CONCUR_TEST_WRITE=1` the files are written anew, to be reviewed as
@@ -72,4 +72,48 @@ fn each_command_says_what_its_file_shows() {
     }
     assert!(seen >= 20, "only {seen} commands");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// A page's block that shows what a command prints: the line before it names the command.
+const PRINTED: &str = "<!-- printed by: concur ";
+
+fn printed(arguments: &str) -> String {
+    let said = run(&format!("concur {arguments}"), Path::new(env!("CARGO_MANIFEST_DIR")));
+    let lines: Vec<&str> =
+        said.lines().filter_map(|line| line.strip_prefix('>')).map(|line| line.strip_prefix(' ').unwrap_or(line)).collect();
+    lines.join("\n")
+}
+
+/// The page with each such block as its command prints it now, and how many there are.
+fn fresh(page: &str) -> (String, usize) {
+    let (mut new, mut rest, mut blocks) = (String::new(), page, 0);
+    while let Some(at) = rest.find(PRINTED) {
+        let command = rest[at + PRINTED.len()..].lines().next().unwrap().trim_end_matches(" -->");
+        let begin = at + rest[at..].find("```text\n").expect("a block of text follows") + "```text\n".len();
+        let end = begin + rest[begin..].find("\n```").expect("it ends");
+        new.push_str(&rest[..begin]);
+        new.push_str(&printed(command));
+        rest = &rest[end..];
+        blocks += 1;
+    }
+    (new + rest, blocks)
+}
+
+#[test]
+fn pages_show_what_commands_print() {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let docs = std::fs::read_dir(top.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let (mut blocks, mut wrong) = (0, Vec::new());
+    for path in docs.chain([top.join("README.md")]) {
+        let page = std::fs::read_to_string(&path).unwrap();
+        let (new, found) = fresh(&page);
+        blocks += found;
+        if std::env::var_os("CONCUR_TEST_WRITE").is_some() {
+            std::fs::write(&path, &new).unwrap();
+        } else if new != page {
+            wrong.push(path.display().to_string());
+        }
+    }
+    assert!(blocks >= 2, "only {blocks} blocks");
+    assert!(wrong.is_empty(), "not as the commands print it; CONCUR_TEST_WRITE=1 writes it anew: {wrong:?}");
 }

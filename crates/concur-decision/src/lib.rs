@@ -2,17 +2,15 @@
 //!
 //! A protocol implements [`concur_core::Protocol`] in a folder of its own and is added by one line to the `registry!` list below.
 //! Everything else (the configuration's words, the command line, the simulator, the benchmarks, the tables in the docs) iterates
-//! [`registry`] or asks [`find`]; the enums [`Leadership`] and [`Optimistic`] and the conversions to a [`DecisionMaking`] are made
-//! from the same line.
-//!
-//! [`paxos`], [`multipaxos`] and [`mencius`] stand here with their own tests and are not listed yet: nothing offers or runs them until
-//! all that iterates the registry has passed with them.
+//! [`registry`] or asks [`find`]; the enums of the families, such as [`Leadership`], and the conversions to a [`DecisionMaking`] are
+//! made from the same line.
 //!
 //! It does not run anything: a replica drives what stands here.
 
 mod registry;
 
 pub mod epaxos;
+pub mod fastpaxos;
 pub mod mencius;
 pub mod multipaxos;
 pub mod paxos;
@@ -26,9 +24,23 @@ registry::registry! {
     Leadership {
         /// Raft (Ongaro and Ousterhout 2014).
         Raft => raft::Raft,
+        /// Multi-Paxos (Lamport 2001), with a stable leader.
+        MultiPaxos => multipaxos::MultiPaxos,
+    }
+    /// Protocols in which any replica prepares and proposes for a slot.
+    Classic {
+        /// Classic Paxos (Lamport 1998), without a leader.
+        Paxos => paxos::Paxos,
+    }
+    /// Protocols in which the right to propose rotates.
+    Ballots {
+        /// Mencius (Mao, Junqueira and Marzullo 2008).
+        Mencius => mencius::Mencius,
     }
     /// Protocols without a leader, which take a longer path when commands collide.
     Optimistic {
+        /// Fast Paxos (Lamport 2006).
+        FastPaxos => fastpaxos::FastPaxos,
         /// EPaxos, in its corrected form.
         EPaxos => epaxos::EPaxos,
     }

@@ -26,7 +26,7 @@ impl From<Strategy> for DecisionMaking {
 }
 
 macro_rules! registry {
-    ($($(#[$family_doc:meta])* $family:ident { $($(#[$doc:meta])* $variant:ident => $protocol:ty),+ $(,)? })+) => {
+    ($($(#[$family_doc:meta])* $family:ident { $($(#[$doc:meta])* $variant:ident => $folder:ident::$protocol:ident),+ $(,)? })+) => {
         $(
             $(#[$family_doc])*
             #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -38,7 +38,7 @@ macro_rules! registry {
                 /// The registry's entry.
                 pub const fn strategy(self) -> concur_core::Strategy {
                     match self {
-                        $(Self::$variant => concur_core::Strategy::of::<$protocol>()),+
+                        $(Self::$variant => concur_core::Strategy::of::<$folder::$protocol>()),+
                     }
                 }
             }
@@ -52,13 +52,22 @@ macro_rules! registry {
 
         /// Every protocol, in the order in which they are listed.
         pub fn registry() -> &'static [concur_core::Strategy] {
-            const ALL: &[concur_core::Strategy] = &[$($(concur_core::Strategy::of::<$protocol>()),+),+];
+            const ALL: &[concur_core::Strategy] = &[$($(concur_core::Strategy::of::<$folder::$protocol>()),+),+];
             ALL
         }
 
         /// The protocol of that name.
         pub fn find(name: &str) -> Option<concur_core::Strategy> {
             registry().iter().copied().find(|strategy| strategy.traits.name == name)
+        }
+
+        /// Hands the types of all protocols to a macro, for what takes a type and not an entry: `each_protocol!(examine)` is
+        /// `examine! { raft::Raft, … }`, folders of this crate and the types in them.
+        #[macro_export]
+        macro_rules! each_protocol {
+            ($to:ident) => {
+                $to! { $($($folder::$protocol),+),+ }
+            };
         }
     };
 }

@@ -5,6 +5,11 @@
 //! commits a command of a client at s after rtt(s, L) + d(majority, L); a leaderless protocol commits what nothing interferes with
 //! after d(fast quorum, s).
 //!
+//! Where the right to propose rotates, a command in slot k waits for its own majority and for everything below k. With nothing else
+//! under way these are the slots since the last used one, which their owners have to skip: s commits after the greater of
+//! d(majority, s) and the farthest round trip to such an owner. If everyone proposes at once, the slots below are others' proposals:
+//! s learns of r's after d(majority, r) and the way from r.
+//!
 //! It does not say what a loaded system does: queues, disks and processors take no time here.
 
 use crate::fault::Fault;
@@ -76,6 +81,11 @@ impl Topology {
         Delay::Fast.least(quorums, &self.rtt, site, site)
     }
 
+    /// After how long both phases of a proposal that nobody contends with are through at `site`.
+    pub fn both_phases(&self, quorums: &QuorumSystem, site: usize) -> Duration {
+        Delay::TwoRounds.least(quorums, &self.rtt, site, site)
+    }
+
     /// After how long the slow path of two commands that meet is through at `site`, if it begins with the first answer of a slow
     /// quorum that knows of `other`'s command, both having been proposed at once.
     pub fn slow(&self, quorums: &QuorumSystem, site: usize, other: usize) -> Duration {
@@ -84,12 +94,42 @@ impl Topology {
         let first = (0..self.sites.len()).filter(learned).map(|via| self.rtt[site][via]).min().unwrap_or_default();
         slow.max(first) + slow
     }
+
+    /// After how long a command of `site` is committed where the right to propose rotates and nothing else is under way, if the site
+    /// `last` proposed last, or nobody yet: those whose turn lies between have to say that they skip it.
+    pub fn in_turn(&self, quorums: &QuorumSystem, last: Option<usize>, site: usize) -> Duration {
+        let all = self.sites.len();
+        let first = last.map_or(0, |last| last + 1);
+        let skipped = (first..).map(|turn| turn % all).take_while(|&owner| owner != site);
+        let skips = skipped.map(|owner| self.rtt[site][owner]).max().unwrap_or_default();
+        skips.max(Delay::Turns.least(quorums, &self.rtt, site, site))
+    }
+
+    /// After how long a command of `site` is committed where the right to propose rotates, if every site proposes at once and nobody
+    /// has before.
+    pub fn all_at_once(&self, quorums: &QuorumSystem, site: usize) -> Duration {
+        let majority = |site| Delay::Turns.least(quorums, &self.rtt, site, site);
+        let learned = |before: usize| majority(before) + self.rtt[before][site] / 2;
+        (0..site).map(learned).max().unwrap_or_default().max(majority(site))
+    }
 }
 
 /// Lets clients at `sites` write once at one moment, all to one key or each to its own, and measures.
 pub fn measure(strategy: Strategy, topology: &Topology, sites: &[usize], one_key: bool, seed: u64) -> Measured {
-    let schedule = schedule(strategy, topology, sites, one_key, 1, seed);
-    let mut world = World::new(&schedule, true);
+    measured(&schedule(strategy, topology, sites, one_key, 1, seed), sites)
+}
+
+/// Lets clients at `sites` write one after the other, each when everything before has long settled, and measures.
+pub fn measure_in_turn(strategy: Strategy, topology: &Topology, sites: &[usize], seed: u64) -> Measured {
+    let mut schedule = schedule(strategy, topology, sites, false, 1, seed);
+    for (client, turn) in schedule.clients.iter_mut().zip(0..) {
+        client.operations.iter_mut().for_each(|operation| operation.think += APART * turn);
+    }
+    measured(&schedule, sites)
+}
+
+fn measured(schedule: &Schedule, sites: &[usize]) -> Measured {
+    let mut world = World::new(schedule, true);
     let leader = live(&mut world);
     let first = |client: &crate::clients::Client| client.history[0].clone();
     let events: Vec<_> = world.clients.iter().map(first).collect();
@@ -134,10 +174,14 @@ fn live(world: &mut World) -> Option<ReplicaId> {
 /// When the clients write: long after everyone has settled.
 const WRITE_AT: Duration = Duration::from_secs(20);
 
+/// After how long what they wrote has settled.
+const APART: Duration = Duration::from_secs(5);
+
 fn schedule(strategy: Strategy, topology: &Topology, sites: &[usize], one_key: bool, writes: usize, seed: u64) -> Schedule {
     let replicas = topology.sites.len();
     let faults: Vec<Fault> = Vec::new();
-    let drawn = Schedule::draw(&Options { replicas: Some(replicas), ordering: Some(Ordering::PerKey), faults, strategy }, seed);
+    let drawn =
+        Schedule::draw(&Options { replicas: Some(replicas), ordering: Some(Ordering::PerKey), faults, ..Options::new(strategy) }, seed);
     let one_way = topology.rtt.iter().map(|row| row.iter().map(|rtt| *rtt / 2).collect()).collect();
     let network = Network { one_way, jitter: Duration::ZERO, loss_per_million: 0, client: Duration::ZERO };
     let mut tuning = drawn.tuning.clone();

@@ -1,7 +1,7 @@
 //! Commit latencies equal their closed forms, for every published table and every strategy.
 
-use concur_core::{Ordering, Strategy};
-use concur_sim::latency::{PUBLISHED, Topology, measure, quorums};
+use concur_core::{Delay, Ordering, Strategy};
+use concur_sim::latency::{PUBLISHED, Topology, measure, measure_in_turn, quorums};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -9,13 +9,13 @@ fn topologies() -> impl Iterator<Item = (&'static str, Topology)> {
     PUBLISHED.iter().map(|&(name, csv)| (name, Topology::parse(csv).expect("a published table")))
 }
 
-fn strategies(with_leader: bool) -> impl Iterator<Item = Strategy> {
-    concur_decision::registry().iter().copied().filter(move |strategy| strategy.traits.has_leader == with_leader)
+fn strategies(delay: Delay) -> impl Iterator<Item = Strategy> {
+    concur_decision::registry().iter().copied().filter(move |strategy| strategy.traits.delay == delay)
 }
 
 #[test]
 fn through_a_leader_a_commit_takes_the_way_there_and_its_nearest_majority() {
-    for strategy in strategies(true) {
+    for strategy in strategies(Delay::Leader) {
         for (name, topology) in topologies() {
             let quorums = quorums(&strategy, &topology);
             let all = topology.sites.len();
@@ -39,7 +39,7 @@ fn through_a_leader_a_commit_takes_the_way_there_and_its_nearest_majority() {
 
 #[test]
 fn without_a_leader_what_nothing_meets_takes_one_round_trip_to_the_nearest_fast_quorum() {
-    for strategy in strategies(false).filter(|strategy| strategy.traits.order == Ordering::Partial) {
+    for strategy in strategies(Delay::Fast).filter(|strategy| strategy.traits.order == Ordering::Partial) {
         for (name, topology) in topologies() {
             let quorums = quorums(&strategy, &topology);
             let sites: Vec<usize> = (0..topology.sites.len()).collect();
@@ -52,8 +52,22 @@ fn without_a_leader_what_nothing_meets_takes_one_round_trip_to_the_nearest_fast_
 }
 
 #[test]
+fn in_a_total_order_a_lone_write_takes_one_round_trip_to_the_nearest_fast_quorum_wherever_it_is_made() {
+    for strategy in strategies(Delay::Fast).filter(|strategy| strategy.traits.order == Ordering::Total) {
+        for (name, topology) in topologies() {
+            let quorums = quorums(&strategy, &topology);
+            for (site, seed) in (0..topology.sites.len()).flat_map(|site| (0..4).map(move |seed| (site, seed))) {
+                let run = measure(strategy, &topology, &[site], false, seed);
+                let expected = topology.fast(&quorums, site);
+                assert_eq!(run.answered[0], expected, "{} in {name}: a client at {site}", strategy.traits.name);
+            }
+        }
+    }
+}
+
+#[test]
 fn without_a_leader_two_commands_that_meet_take_a_second_round_trip() {
-    for strategy in strategies(false).filter(|strategy| strategy.traits.order == Ordering::Partial) {
+    for strategy in strategies(Delay::Fast).filter(|strategy| strategy.traits.order == Ordering::Partial) {
         for (name, topology) in topologies() {
             let quorums = quorums(&strategy, &topology);
             let all = topology.sites.len();
@@ -68,6 +82,50 @@ fn without_a_leader_two_commands_that_meet_take_a_second_round_trip() {
                 assert!(slow <= bound, "{name}: a slow path begins at the latest when a fast quorum has answered");
             }
             assert!(met >= all, "{name}: {met} of {} pairs took the slow path", all * (all - 1));
+        }
+    }
+}
+
+#[test]
+fn where_anyone_prepares_a_lone_write_takes_two_round_trips_to_its_nearest_majority() {
+    for strategy in strategies(Delay::TwoRounds) {
+        for (name, topology) in topologies() {
+            let quorums = quorums(&strategy, &topology);
+            for (site, seed) in (0..topology.sites.len()).flat_map(|site| [(site, 1), (site, 2)]) {
+                let run = measure(strategy, &topology, &[site], false, seed);
+                let expected = topology.both_phases(&quorums, site);
+                assert_eq!(run.answered[0], expected, "{} in {name}: a client at {site}", strategy.traits.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn where_the_right_to_propose_rotates_a_lone_commit_waits_for_those_whose_turn_it_skips() {
+    for strategy in strategies(Delay::Turns) {
+        for (name, topology) in topologies() {
+            let (quorums, all) = (quorums(&strategy, &topology), topology.sites.len());
+            for (first, then) in (0..all).flat_map(|a| (0..all).map(move |b| (a, b))) {
+                let run = measure_in_turn(strategy, &topology, &[first, then], 1);
+                let expected = [topology.in_turn(&quorums, None, first), topology.in_turn(&quorums, Some(first), then)];
+                assert_eq!(run.answered, expected, "{} in {name}: {first}, then {then}", strategy.traits.name);
+            }
+            let farthest = |site: usize| topology.nearest(all, site);
+            assert!((0..all).all(|site| topology.in_turn(&quorums, Some(site), site) == farthest(site)), "a lone writer waits for all");
+        }
+    }
+}
+
+#[test]
+fn where_the_right_to_propose_rotates_commits_at_even_load_wait_for_the_turns_before_them() {
+    for strategy in strategies(Delay::Turns) {
+        for (name, topology) in topologies() {
+            let quorums = quorums(&strategy, &topology);
+            let sites: Vec<usize> = (0..topology.sites.len()).collect();
+            let run = measure(strategy, &topology, &sites, false, 1);
+            for site in sites {
+                assert_eq!(run.answered[site], topology.all_at_once(&quorums, site), "{} in {name}: {site}", strategy.traits.name);
+            }
         }
     }
 }

@@ -28,7 +28,7 @@ mod system;
 mod units;
 
 pub use concur_core::{At, Change, Corrupt, Footprint, Span, StateMachine, Strategy};
-pub use concur_decision::{DecisionMaking, Leadership, Optimistic, find, registry};
+pub use concur_decision::{Ballots, Classic, DecisionMaking, Leadership, Optimistic, find, registry};
 pub use concur_kv::Retention;
 pub use concur_network::Volume;
 pub use concur_server::driver::{Handle, Level as ReadLevel, Refused, Stamp};

@@ -60,9 +60,7 @@ impl EPaxos {
             }
             Chosen::Command(value) => {
                 self.conflicts.add(instance, value.footprint());
-                if value.is_seal() {
-                    self.seals.insert(instance);
-                }
+                self.note_seal(instance, &value);
                 self.vote_mut(instance).command = Some(value.clone());
                 Some(Chosen::Command(value))
             }

@@ -32,7 +32,9 @@ impl EPaxos {
 
     /// Somebody says that an instance is decided: final, whatever ballot was joined.
     pub(super) fn learn(&mut self, from: ReplicaId, instance: Instance, chosen: Chosen, deps: Deps, cx: &mut Context<Self>) {
-        if self.is_decided(instance) {
+        // What is executed already is of interest only if something waits for it.
+        let sought = self.watches.contains_key(&instance) || self.leads.contains_key(&instance);
+        if self.holds_decision(instance) || (self.is_decided(instance) && !sought) {
             return self.confirm(instance, &chosen, &deps);
         }
         let Some(chosen) = self.hold(instance, chosen) else {
@@ -50,7 +52,7 @@ impl EPaxos {
 
     /// Deciding twice must be deciding equally.
     fn confirm(&self, instance: Instance, chosen: &Chosen, deps: &Deps) {
-        if let Some(vote) = self.vote(instance) {
+        if let Some(vote) = self.vote(instance).filter(|vote| vote.progress == Progress::Committed) {
             let noop = *chosen == Chosen::Noop;
             assert_eq!((vote.noop, &vote.deps), (noop, deps), "{instance} is decided twice, differently");
         }
@@ -87,11 +89,8 @@ impl EPaxos {
         lane.committed = lane.committed.max(gone.map_or(0, |gone| gone.below));
         loop {
             let number = lane.committed;
-            let decided = match lane.votes.get(&number) {
-                Some(vote) => vote.progress == Progress::Committed,
-                None => gone.is_some_and(|gone| gone.contains(number)),
-            };
-            if !decided {
+            let held = lane.votes.get(&number).is_some_and(|vote| vote.progress == Progress::Committed);
+            if !held && !gone.is_some_and(|gone| gone.contains(number)) {
                 break;
             }
             lane.committed += 1;

@@ -138,6 +138,11 @@ impl Conflicts {
         }
     }
 
+    /// Below these numbers every answer lists everything.
+    pub(super) fn evicted(&self) -> &[u64] {
+        &self.evicted
+    }
+
     /// How many keys and ranges are entered.
     pub(super) fn len(&self) -> usize {
         self.keys.len() + self.ranges.len()

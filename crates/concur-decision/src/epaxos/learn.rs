@@ -1,6 +1,6 @@
 //! Learn: a decision that was missed is asked for, one by one while it is waited for, by the stretch when this replica lags.
 
-use super::{Chosen, Decided, EPaxos, Message, Peer, Progress, Stretch, Watch, chosen_value};
+use super::{Chosen, Decided, EPaxos, Message, Progress, Stretch, chosen_value, recover::Watch};
 use concur_core::{Context, Frontier, Instance, LaneId, ReplicaId, ReplicaSet, Ticket, Value};
 
 /// How many instances are asked for at a time when this replica lags in a lane.
@@ -9,6 +9,18 @@ const STRETCH_MAX: u64 = 4096;
 const ASKED_MAX: usize = 256;
 /// How many numbers a lane are examined in one tick for holes that nobody drives.
 const HOLES_MAX: u64 = 256;
+
+/// What is known of another voter.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Peer {
+    pub(super) committed: Vec<u64>,
+    pub(super) gone: Vec<u64>,
+    pub(super) floor: Vec<u64>,
+    /// For how many ticks nothing was heard.
+    pub(super) silent: u32,
+    /// Whether its connection broke.
+    pub(super) down: bool,
+}
 
 impl EPaxos {
     /// Execution waits for an instance.
@@ -23,6 +35,14 @@ impl EPaxos {
     /// Makes sure that an undecided instance is asked for, and in the end recovered, unless this replica drives it.
     pub(super) fn watch(&mut self, instance: Instance, cx: &mut Context<Self>) {
         if !self.is_decided(instance) && !self.leads.contains_key(&instance) {
+            self.watches.entry(instance).or_default();
+            self.wake(cx);
+        }
+    }
+
+    /// Makes sure that it is learned as what an instance is decided, even if it is executed here.
+    pub(super) fn seek(&mut self, instance: Instance, cx: &mut Context<Self>) {
+        if !self.leads.contains_key(&instance) {
             self.watches.entry(instance).or_default();
             self.wake(cx);
         }
@@ -62,7 +82,7 @@ impl EPaxos {
         for stretch in stretches {
             let (lane, from) = (stretch.first.lane, stretch.first.number);
             let end = from.saturating_add(stretch.count.min(STRETCH_MAX));
-            if self.vote(stretch.first).is_none() && self.gone.contains(stretch.first) {
+            if !self.holds_decision(stretch.first) && self.gone.contains(stretch.first) {
                 self.say_forgotten(to, stretch.first, cx);
             }
             for (&number, vote) in self.lane(lane).votes.range(from..end) {

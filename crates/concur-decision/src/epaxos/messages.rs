@@ -75,6 +75,28 @@ pub enum Report {
     },
 }
 
+/// What a voter says of a command that may have been decided fast, after it noted it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// It may have been, unless one of these is decided and does not list it. They interfere with it, neither lists the other, and
+    /// they are not decided here.
+    Possible {
+        /// Which, none twice.
+        doubts: Vec<Instance>,
+    },
+    /// It was not: something is decided that interferes, and neither lists the other; or too many voters would have added something.
+    Impossible,
+}
+
+/// What a voter will do from here on: in each of its answers it lists everything below `bounds`, whether it interferes or not.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Pledge {
+    /// A bound a lane.
+    pub bounds: Vec<u64>,
+    /// What it noted before it began to lies below these numbers.
+    pub noted: Vec<u64>,
+}
+
 /// A decided instance.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Decided {
@@ -162,6 +184,26 @@ pub enum Message {
         /// What was known.
         report: Report,
     },
+    /// The command may have been decided fast: note it, and say what speaks against that.
+    Validate {
+        /// Which.
+        instance: Instance,
+        /// The ballot, which the receiver has joined.
+        ballot: Ballot,
+        /// The command.
+        value: Value,
+        /// The coordinator's dependencies.
+        initial: Deps,
+    },
+    /// It is noted.
+    Validated {
+        /// Which.
+        instance: Instance,
+        /// The ballot.
+        ballot: Ballot,
+        /// What speaks against it.
+        verdict: Verdict,
+    },
     /// A higher ballot was joined before.
     Refused {
         /// Which.
@@ -197,6 +239,11 @@ pub enum Message {
         /// Below these numbers everything is executed durably here.
         floor: Vec<u64>,
     },
+    /// What this replica will list.
+    Pledged {
+        /// Durably.
+        pledge: Pledge,
+    },
     /// What interferes with these reads?
     Query {
         /// The round of reads.
@@ -215,8 +262,8 @@ pub enum Message {
 
 impl Urgent for Message {
     fn urgent(&self) -> bool {
-        use Message::{Ask, Bounds, Query, Recover, Refused, Summary};
-        matches!(self, Recover { .. } | Refused { .. } | Ask { .. } | Summary { .. } | Query { .. } | Bounds { .. })
+        use Message::{Ask, Bounds, Query, Recover, Refused, Summary, Validated};
+        matches!(self, Recover { .. } | Validated { .. } | Refused { .. } | Ask { .. } | Summary { .. } | Query { .. } | Bounds { .. })
     }
 }
 
@@ -248,7 +295,7 @@ pub struct Vote {
     pub command: Option<Value>,
     /// Whether the vote is, or the decision was, for nothing.
     pub noop: bool,
-    /// The coordinator's dependencies, if it was pre-accepted here.
+    /// The coordinator's dependencies, if the command was noted here, by pre-accepting or by validating it.
     pub initial: Deps,
     /// The dependencies noted, voted for or decided.
     pub deps: Deps,
@@ -275,6 +322,15 @@ pub enum Record {
         /// Which.
         ballot: Ballot,
     },
+    /// A command was noted by validating it. `Known` if it stands in an earlier record.
+    Validated {
+        /// Where.
+        instance: Instance,
+        /// What.
+        chosen: Chosen,
+        /// The coordinator's dependencies.
+        initial: Deps,
+    },
     /// A vote was cast. `Known` if the command stands in an earlier record.
     Accepted {
         /// Where.
@@ -286,6 +342,11 @@ pub enum Record {
         /// With which dependencies.
         deps: Deps,
     },
+    /// Everything below these numbers is listed in each answer from here on.
+    Pledged {
+        /// A bound a lane.
+        bounds: Vec<u64>,
+    },
     /// An instance is decided. `Known` if the command stands in an earlier record.
     Committed {
         /// Where.
@@ -295,10 +356,12 @@ pub enum Record {
         /// With which dependencies.
         deps: Deps,
     },
-    /// The start of a checkpoint: what is forgotten, and the next number in this replica's lane.
+    /// The start of a checkpoint: what is not held, and the next number in this replica's lane.
     Base {
-        /// Forgotten.
+        /// Decided, executed, and held as a vote at most.
         gone: Frontier,
+        /// Of it, the votes may be lost below these numbers.
+        forgotten: Vec<u64>,
         /// The next number.
         next: u64,
     },
@@ -323,6 +386,8 @@ pub enum Timer {
 wire_newtype!(Deps);
 wire_enum!(Chosen { 0 => Noop, 1 => Known, 2 => Command(value) });
 wire_enum!(Report { 0 => Nothing, 1 => PreAccepted { value, initial, equal }, 2 => Accepted { ballot, chosen, deps } });
+wire_enum!(Verdict { 0 => Possible { doubts }, 1 => Impossible });
+wire_struct!(Pledge { bounds, noted });
 wire_struct!(Decided { instance, value, deps });
 wire_struct!(Stretch { first, count });
 wire_enum!(Progress { 0 => Initial, 1 => PreAccepted, 2 => Accepted, 3 => Committed });
@@ -343,12 +408,17 @@ wire_enum!(Message {
     12 => Summary { committed, gone, floor },
     13 => Query { read, footprint },
     14 => Bounds { read, deps },
+    15 => Validate { instance, ballot, value, initial },
+    16 => Validated { instance, ballot, verdict },
+    17 => Pledged { pledge },
 });
 wire_enum!(Record {
     0 => PreAccepted { instance, value, initial, deps },
     1 => Joined { instance, ballot },
     2 => Accepted { instance, ballot, chosen, deps },
     3 => Committed { instance, chosen, deps },
-    4 => Base { gone, next },
+    4 => Base { gone, forgotten, next },
     5 => Whole { instance, vote },
+    6 => Validated { instance, chosen, initial },
+    7 => Pledged { bounds },
 });

@@ -8,18 +8,21 @@
 //! decision asks for it, and if nobody knows it finishes the instance at a higher ballot, with its command or with nothing.
 //!
 //! This is the corrected protocol, EPaxos\* (Ryabinin, Gotsman and Sutra, "Making Democracy Work: Fixing and Simplifying
-//! Egalitarian Paxos", 2025), of Moraru, Andersen and Kaminsky's "There Is More Consensus in Egalitarian Parliaments" (2013), for
-//! e = 1: the fast path survives one failure. With f = ⌊(N−1)/2⌋, a slow quorum is N−f voters and a fast one N−1 (N if f = 0).
-//! The papers' `bal` and `abal` are [`Vote::joined`] and [`Vote::voted`], `initCmd` is [`Vote::command`], `initDep`
-//! [`Vote::initial`], `cmd` and `dep` are [`Vote::noop`] with the command, and [`Vote::deps`].
+//! Egalitarian Paxos", 2025), of Moraru, Andersen and Kaminsky's "There Is More Consensus in Egalitarian Parliaments" (2013). Of N
+//! voters f = ⌊(N−1)/2⌋ may fail, and e of them without leaving the fast path: the greatest e ≤ f with N ≥ 2e+f−1. A slow quorum is
+//! N−f voters, a fast one N−e: 2 of 3, 3 of 4, 3 of 5, 4 of 6, 5 of 7. Any two quorums meet. The papers' `bal` and `abal` are
+//! [`Vote::joined`] and [`Vote::voted`], `initCmd` is [`Vote::command`], `initDep` [`Vote::initial`], `cmd` and `dep` are
+//! [`Vote::noop`] with the command, and [`Vote::deps`].
 //!
-//! **Why e = 1 needs no validation.** Whoever recovers has answers of a slow quorum Q. If the coordinator is among them it has
-//! joined the ballot and will not commit fast, so without a vote in Q the instance becomes a no-op. Otherwise let R be those in Q
-//! that noted the command and added nothing. A fast commit leaves at most one of Q outside R; if more are outside, it is a no-op.
-//! If not, |R| ≥ |Q|−1, and R with the coordinator, which made its own note durable before anyone heard of the command, is a slow
-//! quorum that noted the command with nothing to add. Any command that interferes has a slow quorum of its own, and in the
-//! replica where the two meet one was noted before the other and is listed by it. So the coordinator's list may be put to the
-//! vote at once. With e = 2 that quorum would be one short, and the commands unlisted would have to be asked for.
+//! **Why a recovery decides what a fast quorum may have decided.** Whoever recovers has answers of a slow quorum Q. If the
+//! coordinator is among them it has joined the ballot and will not commit fast, so without a vote in Q the instance becomes a no-op.
+//! Otherwise let R be those in Q that noted the command and added nothing. A fast commit leaves at most e of Q outside R; if more
+//! are outside, it is a no-op. If not, the command may have been decided with its coordinator's list D, and if it was not, it may be
+//! decided so only if whatever interferes with it is in D or lists it. So all of Q note it, durably, and say what they noted or know
+//! decided that interferes and of which neither lists the other. Something decided: then the command was not decided fast, by what
+//! is to be shown for everything decided before, and it is a no-op. Nothing: whatever is decided later has a quorum that meets Q in
+//! a voter that noted this command first, and lists it, or is itself recovered and finds it in Q. In between, what is noted and not
+//! decided is waited for, unless that shows more than e voters to be outside a fast quorum (`validate`).
 //!
 //! **A process that restarts.** Every note, ballot and vote is durable before it is answered, and the index of what interferes is
 //! made again from the records. A fast commit is durable at the coordinator before anything follows from it, because in the next
@@ -27,21 +30,24 @@
 //! the zero ballot: it finishes its undecided instances at a higher one like anyone's. A proposal leaves after its own record, so
 //! that the numbers in the records bound those that anyone knows.
 //!
-//! **Dependencies are a number a lane,** every interfering instance below it. In the coordinator's own lane its own list is
-//! right as it is (its earlier commands are in its index), so that voters add nothing there and reordered messages cost nothing.
+//! **Dependencies are a number a lane,** every interfering instance below it. They may list more than interferes: the proofs ask that
+//! what interferes is listed, and a fast commit that nobody added anything. In the coordinator's own lane its own list is right as it
+//! is (its earlier commands are in its index), so that voters add nothing there and reordered messages cost nothing.
 //!
 //! **Forgetting.** What is executed durably here may be forgotten here ([`Floor::Local`]), so that a dead voter pins nothing for ever;
-//! but the replica keeps it until all voters have executed it, or the group has gone on without them. It is decided, so a forgetter answers every question about
-//! it with "decided, fetch my state"; recovery counts only those who remember; and the index answers with at least the bound of
-//! what was evicted from it, so that nothing interfering goes unlisted. (Validation, were it added, would ask about executed
-//! instances, and then the floor must be what all voters executed.)
+//! but the replica keeps it until all voters have executed it, or the group has gone on without them. It is decided, so a forgetter
+//! answers every question about it with "decided, fetch my state"; recovery counts only those who remember; and the index answers
+//! with at least the bound of what was evicted from it, so that nothing interfering goes unlisted. Of another command a voter that
+//! forgot can no longer say whether something forgotten speaks against it: so that it need not, nothing is forgotten before a slow
+//! quorum has pledged to list it (`forget`).
 //!
-//! Not here: fast quorums that survive two failures (5 of 7, 3 of 5), weights, an order on reads of several keys, batching,
-//! execution, at-most-once. Nor a bound on components: whoever submits must hold back while much of its own is not executed.
+//! Not here: weights, an order on reads of several keys, batching, execution, at-most-once. Nor a bound on components: whoever submits
+//! must hold back while much of its own is not executed.
 
 mod accept;
 mod commit;
 mod conflicts;
+mod forget;
 mod learn;
 mod messages;
 mod pace;
@@ -49,14 +55,19 @@ mod propose;
 mod read;
 mod recover;
 mod restart;
+mod validate;
 
-pub use messages::{Ballot, Chosen, Decided, Deps, Message, Progress, Record, Report, Stretch, Timer, Vote};
+pub use messages::{Ballot, Chosen, Decided, Deps, Message, Pledge, Progress, Record, Report, Stretch, Timer, Verdict, Vote};
 
 use concur_core::{
     BatchId, Boot, Context, Corrupt, Delay, Family, Floor, Frontier, Health, Input, Inspection, Instance, LaneId, Ordering, Phase,
     Protocol, QuorumRule, QuorumSystem, ReadId, ReplicaId, ReplicaSet, Traits, Value,
 };
 use conflicts::Conflicts;
+use forget::Pledges;
+use learn::Peer;
+use read::Reading;
+use recover::{Inquiry, Watch};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// The coordinator's ballot, below every other.
@@ -79,8 +90,15 @@ pub struct EPaxos {
     conflicts: Conflicts,
     /// Executed durably here and wherever it is waited for, in each lane below this number: it may be forgotten.
     floor: Vec<u64>,
-    /// Decided, executed, and not held here any more, unless it is still among the votes.
+    /// Decided and executed, and as what is not held here: forgotten, or covered by the state of another replica, or decided by a
+    /// record that a crash took.
     gone: Frontier,
+    /// Of what is gone, the votes may be lost too below these numbers. Beyond them every vote is as it was, and counts.
+    forgotten: Vec<u64>,
+    /// What this replica will list, as its records say.
+    pledge: Pledge,
+    /// What the voters will list, in their order.
+    pledges: Vec<Pledges>,
     /// Decided instances below the floor that are kept for replicas that lag, oldest first, and their bytes.
     retained: VecDeque<Instance>,
     retained_bytes: usize,
@@ -109,6 +127,8 @@ struct Limits {
     slow: usize,
     /// A fast quorum.
     fast: usize,
+    /// How many voters at most are outside of it: e.
+    failures: usize,
 }
 
 /// One lane.
@@ -144,44 +164,10 @@ enum Stage {
     PreAccept { answers: ReplicaSet, equal: ReplicaSet, union: Deps },
     /// A fast commit waits to be durable.
     Durable,
-    /// A higher ballot: what is known.
-    Recover { answers: BTreeMap<ReplicaId, Report> },
+    /// A higher ballot: what is known, and what speaks against a fast decision.
+    Recover(Inquiry),
     /// A vote.
     Accept { oks: ReplicaSet },
-}
-
-/// An instance that this replica does not drive.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-struct Watch {
-    /// For how many ticks nothing has moved.
-    ticks: u32,
-    /// How many ticks later than it might this replica takes it up, drawn at the first.
-    delay: Option<u32>,
-    /// How often it was tried.
-    attempts: u32,
-    /// A round that somebody has joined.
-    round: u64,
-}
-
-/// A round of reads.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Reading {
-    footprint: concur_core::Footprint,
-    answers: ReplicaSet,
-    union: Deps,
-    ticks: u32,
-}
-
-/// What is known of another voter.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Peer {
-    committed: Vec<u64>,
-    gone: Vec<u64>,
-    floor: Vec<u64>,
-    /// For how many ticks nothing was heard.
-    silent: u32,
-    /// Whether its connection broke.
-    down: bool,
 }
 
 impl Protocol for EPaxos {
@@ -193,15 +179,15 @@ impl Protocol for EPaxos {
     const TRAITS: Traits = Traits {
         name: "epaxos",
         title: "EPaxos",
-        paper: "Moraru, Andersen and Kaminsky 2013, as corrected by Ryabinin, Gotsman and Sutra 2025 (EPaxos*), e = 1",
+        paper: "Moraru, Andersen and Kaminsky 2013, as corrected by Ryabinin, Gotsman and Sutra 2025 (EPaxos*)",
         family: Family::Optimistic,
         order: Ordering::Partial,
         floor: Floor::Local,
         has_leader: false,
         delay: Delay::Fast,
-        delays: "2 at any replica if nothing interferes, 4 if something does, and a third disk write before the fast answer",
-        quorums: "fast: all but one voter; slow and recovery: a majority",
-        reads: "a round trip to a majority, then what interferes is executed; one key at a time",
+        delays: "2, or 4 in a conflict: at any replica, and a third disk write before the fast answer",
+        quorums: "fast: N−e voters (2 of 3, 3 of 5, 5 of 7); slow and recovery: a majority",
+        reads: "a majority's answers: a round trip, then what interferes is executed; one key at a time",
         choose: "clients in several regions write mostly different keys, and no replica may be the bottleneck or its loss a pause",
         avoid: "most commands interfere (one counter, one global revision), or every fsync counts",
         transitions: &[
@@ -210,6 +196,8 @@ impl Protocol for EPaxos {
             "recovery of another's instance",
             "recovery of an own instance",
             "recovery overtaken",
+            "command validated",
+            "recovery in doubt",
             "recovery finished with the command",
             "recovery finished with a no-op",
             "learned by asking",
@@ -219,7 +207,7 @@ impl Protocol for EPaxos {
     };
 
     fn quorums(voters: ReplicaSet) -> QuorumSystem {
-        let Limits { slow, fast } = Limits::of(voters.len());
+        let Limits { slow, fast, .. } = Limits::of(voters.len());
         QuorumSystem { voters, rule: QuorumRule::Counts { prepare: slow, accept: slow, fast } }
     }
 
@@ -261,6 +249,8 @@ impl Protocol for EPaxos {
                 ("next", self.next.to_string()),
                 ("committed below", format!("{:?}", self.committed())),
                 ("executed durably below", format!("{:?}", self.floor)),
+                ("pledged to list below", format!("{:?}", self.pledge.bounds)),
+                ("may forget below", format!("{:?}", self.bar())),
                 ("keys indexed", self.conflicts.len().to_string()),
                 ("instances driven", self.leads.len().to_string()),
                 ("seals seen", self.seals.len().to_string()),
@@ -272,7 +262,9 @@ impl Protocol for EPaxos {
 impl Limits {
     fn of(voters: usize) -> Self {
         let f = voters.saturating_sub(1) / 2;
-        Self { slow: voters - f, fast: voters - f.min(1) }
+        // N ≥ 2e+f−1 for the recovery not to stand still, and e ≤ f for two fast quorums to meet.
+        let e = f.min((voters + 1 - f) / 2);
+        Self { slow: voters - f, fast: voters - e, failures: e }
     }
 }
 
@@ -283,10 +275,7 @@ impl EPaxos {
             return;
         }
         self.heard(from);
-        if let Some(instance) = asked_about(&message)
-            && self.vote(instance).is_none()
-            && self.gone.contains(instance)
-        {
+        if let Some(instance) = self.forgotten_in(&message) {
             return self.say_forgotten(from, instance, cx);
         }
         match message {
@@ -298,11 +287,14 @@ impl EPaxos {
             Message::Commit { instance, chosen, deps } => self.learn(from, instance, chosen, deps, cx),
             Message::Recover { instance, ballot } => self.join(from, instance, ballot, cx),
             Message::Recovered { instance, ballot, report } => self.count_report(from, instance, ballot, report, cx),
+            Message::Validate { instance, ballot, value, initial } => self.validate(from, instance, ballot, value, initial, cx),
+            Message::Validated { instance, ballot, verdict } => self.count_verdict(from, instance, ballot, verdict, cx),
             Message::Refused { instance, ballot } => self.yield_to(instance, ballot, cx),
             Message::Ask { stretches } => self.tell(from, &stretches, cx),
             Message::Answer { decided, rest } => self.learn_all(from, decided, rest, cx),
             Message::Forgotten { instance, gone } => self.note_forgotten(from, instance, gone, cx),
             Message::Summary { committed, gone, floor } => self.compare(from, [committed, gone, floor], cx),
+            Message::Pledged { pledge } => self.note_pledge(from, pledge),
             Message::Query { read, footprint } => self.bound(from, read, &footprint, cx),
             Message::Bounds { read, deps } => self.count_bounds(from, read, &deps, cx),
         }
@@ -332,6 +324,14 @@ impl EPaxos {
                 };
                 lane(instance) && report
             }
+            Message::Validate { instance, ballot, value, initial } => {
+                lane(instance) && ballot.round > 0 && list(initial) && !value.is_noop()
+            }
+            Message::Validated { instance, verdict, .. } => {
+                let doubt = |other: &Instance| lane(other) && other.lane != instance.lane;
+                lane(instance) && !matches!(verdict, Verdict::Possible { doubts } if !doubts.iter().all(doubt))
+            }
+            Message::Pledged { pledge } => pledge.bounds.len() == lanes && pledge.noted.len() == lanes,
             Message::Ask { stretches } => stretches.iter().all(|stretch| lane(&stretch.first)),
             Message::Answer { decided, rest } => {
                 decided.iter().all(|decided| lane(&decided.instance) && list(&decided.deps))
@@ -377,17 +377,45 @@ impl EPaxos {
 
     /// Whether it is decided, as far as is known here.
     fn is_decided(&self, instance: Instance) -> bool {
-        let lane = self.lane(instance.lane);
-        instance.number < lane.committed
-            || match lane.votes.get(&instance.number) {
-                Some(vote) => vote.progress == Progress::Committed,
-                None => self.gone.contains(instance),
-            }
+        instance.number < self.lane(instance.lane).committed || self.gone.contains(instance) || self.holds_decision(instance)
+    }
+
+    /// Whether it is known as what it is decided.
+    fn holds_decision(&self, instance: Instance) -> bool {
+        self.vote(instance).is_some_and(|vote| vote.progress == Progress::Committed)
+    }
+
+    /// Whether its votes may be lost here.
+    fn is_forgotten(&self, instance: Instance) -> bool {
+        instance.number < self.forgotten[usize::from(instance.lane.0)] && self.gone.contains(instance)
+    }
+
+    /// The instance that a message wants something about which is not to be had here. (Nobody needs another note of what is decided.)
+    fn forgotten_in(&self, message: &Message) -> Option<Instance> {
+        let (instance, note) = match message {
+            Message::PreAccept { instance, .. } => (*instance, true),
+            Message::Accept { instance, .. } | Message::Recover { instance, .. } | Message::Validate { instance, .. } => (*instance, false),
+            _ => return None,
+        };
+        let gone = self.is_forgotten(instance) || (note && self.vote(instance).is_none() && self.gone.contains(instance));
+        gone.then_some(instance)
+    }
+
+    /// Remembers a seal, unless it is known to be decided: as nothing, or else there is no more to propose beside it.
+    fn note_seal(&mut self, instance: Instance, value: &Value) {
+        if value.is_seal() && !self.is_decided(instance) {
+            self.seals.insert(instance);
+        }
     }
 
     /// Below these numbers everything is decided here.
     fn committed(&self) -> Vec<u64> {
         self.lanes.iter().map(|lane| lane.committed).collect()
+    }
+
+    /// From these numbers on nothing is known to exist.
+    fn known(&self) -> Vec<u64> {
+        self.lanes.iter().map(|lane| lane.known).collect()
     }
 
     /// Below these numbers everything is forgotten here.
@@ -406,14 +434,6 @@ impl EPaxos {
             peer.silent = 0;
             peer.down = false;
         }
-    }
-}
-
-/// The instance that the sender wants something about.
-fn asked_about(message: &Message) -> Option<Instance> {
-    match message {
-        Message::PreAccept { instance, .. } | Message::Accept { instance, .. } | Message::Recover { instance, .. } => Some(*instance),
-        _ => None,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Pace: the heartbeat, by which everything that may have been lost is sent again, suspected, caught up with or given up. It
 //! beats while anything is undecided, read or not known by all, and rests when nothing is.
 
-use super::{Chosen, EPaxos, Message, Peer, Stage, ZERO, chosen_value};
+use super::{Chosen, EPaxos, Message, Stage, ZERO, chosen_value, learn::Peer};
 use concur_core::{Context, Instance, ReplicaId, ReplicaSet, Ticket};
 
 /// How many instances one replica recovers at a time.
@@ -24,12 +24,14 @@ impl EPaxos {
         }
         self.peers.values_mut().for_each(|peer| peer.silent = peer.silent.saturating_add(1));
         self.send_again(cx);
+        self.judge_again(cx);
         self.watch_holes(cx);
         self.suspect(cx);
         self.review_reads(cx);
         self.catch_up(cx);
         self.fetch_what_is_forgotten(cx);
-        self.evict(cx);
+        self.pledge(cx);
+        self.believe();
         self.forget(cx);
         // What is said here is not relied on: whoever believes it asks.
         let summary = Message::Summary { committed: self.committed(), gone: self.gone_below(), floor: self.floor.clone() };
@@ -37,13 +39,6 @@ impl EPaxos {
         if self.is_busy() {
             self.wake(cx);
         }
-    }
-
-    /// Takes out of the index what is executed durably here and at every voter that lives: their lists cover their floors, so that
-    /// a bound below those adds nothing to them and costs no slow path.
-    fn evict(&mut self, cx: &Context<Self>) {
-        let bounds = self.floor_of(|peer| self.lives(peer, cx));
-        self.conflicts.evict(&bounds);
     }
 
     /// Whether a peer seems to live.
@@ -104,9 +99,12 @@ impl EPaxos {
                 cx.send(ReplicaSet::one(me), Message::Durable { instance });
                 ReplicaSet::EMPTY
             }
-            Stage::Recover { answers } => {
-                let missing = voters.minus(answers.keys().copied().collect());
+            Stage::Recover(inquiry) => {
+                let missing = voters.minus(inquiry.reports.keys().copied().collect());
                 cx.send(missing.without(me), Message::Recover { instance, ballot });
+                if let Some((value, initial)) = inquiry.noted() {
+                    cx.send(inquiry.asked.minus(inquiry.validated), Message::Validate { instance, ballot, value, initial });
+                }
                 if missing.contains(me) {
                     let report = super::recover::report(vote);
                     cx.send(ReplicaSet::one(me), Message::Recovered { instance, ballot, report });
@@ -129,7 +127,8 @@ impl EPaxos {
     /// Waits a tick more for what others drive, asks for it, and takes up what has waited long enough.
     fn suspect(&mut self, cx: &mut Context<Self>) {
         let patience = self.election_ticks(cx);
-        let driven = self.leads.values().filter(|lead| lead.ballot > ZERO).count();
+        // What waits for others is not counted: they have to be taken up beside it.
+        let driven = self.leads.values().filter(|lead| lead.ballot > ZERO && !lead.waits()).count();
         let mut overdue = Vec::new();
         let (me, voters, peers) = (self.me, &self.voters, &self.peers);
         for (&instance, watch) in &mut self.watches {

@@ -47,9 +47,7 @@ impl EPaxos {
     /// Notes a command, in the vote and in the index.
     fn note(&mut self, instance: Instance, value: Value, initial: Deps, deps: Deps) {
         self.conflicts.add(instance, value.footprint());
-        if value.is_seal() {
-            self.seals.insert(instance);
-        }
+        self.note_seal(instance, &value);
         let vote = self.vote_mut(instance);
         vote.command = Some(value);
         vote.initial = initial;
@@ -110,7 +108,9 @@ impl EPaxos {
         }
     }
 
-    /// Decides fast, goes the slow way, or waits for more answers.
+    /// Decides fast, goes the slow way, or waits for more answers. Up to e voters may have something to add and a fast quorum still be
+    /// found among the others; but once a slow quorum has answered and one of it had, the second round trip begins: it takes about as
+    /// long as to wait for those who are farther away, who may have something to add as well.
     fn weigh(&mut self, instance: Instance, impatient: bool, cx: &mut Context<Self>) {
         let Some(Lead { stage: Stage::PreAccept { answers, equal, union }, .. }) = self.leads.get(&instance) else { return };
         let vote = self.vote(instance).expect("what is driven is noted");

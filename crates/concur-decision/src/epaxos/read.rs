@@ -1,7 +1,7 @@
 //! Read: what a majority knows to interfere is executed first, and then the state answers.
 //!
 //! **Why it is linearizable** (for one key, or whatever one footprint reads). Let a write be acknowledged before the read begins.
-//! It was decided; so at some ballot a slow quorum voted for it, or all but one noted it at the zero ballot, and in either case at
+//! It was decided; so at some ballot a slow quorum voted for it, or a fast one noted it at the zero ballot, and in either case at
 //! least a slow quorum had it durably in their votes, and so in their indexes, restarted or not, before it was decided. (What a
 //! recovery or a Commit message passes on was decided in one of these ways before, or goes through a vote itself.) The slow quorum
 //! that the read asks meets that one, and the common member answers, after the read began, with a bound above the write's number:
@@ -12,11 +12,20 @@
 //! too, and watched, so that they are learned or recovered. Neither question nor answer waits for a record: a restart can lose
 //! only what was never noted durably, and that is not decided; answering too much is harmless.
 
-use super::{EPaxos, Message, Reading};
+use super::{Deps, EPaxos, Message};
 use concur_core::{Context, Footprint, Frontier, LaneId, ReadId, Refusal, ReplicaId, ReplicaSet, Ticket};
 
 /// How many rounds of reads may wait.
 const READS_MAX: usize = 256;
+
+/// A round of reads.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Reading {
+    pub(super) footprint: Footprint,
+    pub(super) answers: ReplicaSet,
+    pub(super) union: Deps,
+    pub(super) ticks: u32,
+}
 
 impl EPaxos {
     /// Reads wait for a frontier.
@@ -43,7 +52,7 @@ impl EPaxos {
     }
 
     /// A peer said what interferes there.
-    pub(super) fn count_bounds(&mut self, from: ReplicaId, id: ReadId, deps: &super::Deps, cx: &mut Context<Self>) {
+    pub(super) fn count_bounds(&mut self, from: ReplicaId, id: ReadId, deps: &Deps, cx: &mut Context<Self>) {
         if let Some(reading) = self.reads.get_mut(&id) {
             reading.answers.insert(from);
             reading.union.join(&deps.0);

@@ -1,11 +1,48 @@
 //! Recover: an instance that nobody finishes is finished at a higher ballot, with its command or with nothing.
 //!
-//! The five steps of the paper's recovery that are needed with e = 1 stand in [`EPaxos::conclude`]; the module's essay says why
-//! the others are not.
+//! The steps of the paper's recovery stand in [`EPaxos::judge`], those that ask what speaks against a fast decision in `validate`.
 
-use super::{Ballot, Chosen, Deps, EPaxos, Lead, Message, Progress, Record, Report, Stage, Watch, chosen_value};
-use concur_core::{Context, Instance, ReplicaId, ReplicaSet};
-use std::collections::BTreeMap;
+use super::{Ballot, Chosen, Deps, EPaxos, Lead, Message, Progress, Record, Report, Stage, chosen_value};
+use concur_core::{Context, Instance, ReplicaId, ReplicaSet, Value};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What whoever recovers an instance has learned at its ballot.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub(super) struct Inquiry {
+    /// Who has joined, and what they knew.
+    pub(super) reports: BTreeMap<ReplicaId, Report>,
+    /// Who of them was asked to note the command.
+    pub(super) asked: ReplicaSet,
+    /// Who has.
+    pub(super) validated: ReplicaSet,
+    /// What may speak against its fast decision.
+    pub(super) doubts: BTreeSet<Instance>,
+    /// Whether something does.
+    pub(super) impossible: bool,
+}
+
+/// An instance that this replica does not drive.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub(super) struct Watch {
+    /// For how many ticks nothing has moved.
+    pub(super) ticks: u32,
+    /// How many ticks later than it might this replica takes it up, drawn at the first.
+    pub(super) delay: Option<u32>,
+    /// How often it was tried.
+    pub(super) attempts: u32,
+    /// A round that somebody has joined.
+    pub(super) round: u64,
+}
+
+impl Inquiry {
+    /// The command and its coordinator's list, from whoever noted it and had nothing to add.
+    pub(super) fn noted(&self) -> Option<(Value, Deps)> {
+        self.reports.values().find_map(|report| match report {
+            Report::PreAccepted { value, initial, equal: true } => Some((value.clone(), initial.clone())),
+            _ => None,
+        })
+    }
+}
 
 impl EPaxos {
     /// Takes an instance up at a ballot of this replica's own, never used before: it is durable before anyone hears of it.
@@ -20,7 +57,7 @@ impl EPaxos {
         vote.joined = ballot;
         let report = report(vote);
         cx.persist(Record::Joined { instance, ballot });
-        let stage = Stage::Recover { answers: BTreeMap::new() };
+        let stage = Stage::Recover(Inquiry::default());
         let attempts = watch.attempts + 1;
         self.leads.insert(instance, Lead { ballot, stage, holders: ReplicaSet::EMPTY, ticks: 0, attempts, overtaken: false });
         cx.send(cx.config.others(), Message::Recover { instance, ballot });
@@ -51,46 +88,46 @@ impl EPaxos {
         cx.send(ReplicaSet::one(from), Message::Recovered { instance, ballot, report });
     }
 
-    /// A voter has joined and says what it knew.
+    /// A voter has joined and says what it knew. Who is late is heard as well: its answer may end a wait.
     pub(super) fn count_report(&mut self, from: ReplicaId, instance: Instance, ballot: Ballot, report: Report, cx: &mut Context<Self>) {
-        let slow = self.limits.slow;
         let Some(lead) = self.leads.get_mut(&instance).filter(|lead| lead.ballot == ballot) else { return };
         lead.ticks = 0;
-        let Stage::Recover { answers } = &mut lead.stage else { return };
-        answers.insert(from, report);
-        if answers.len() >= slow {
-            let answers = std::mem::take(answers);
-            self.conclude(instance, ballot, answers, cx);
-        }
+        let Stage::Recover(inquiry) = &mut lead.stage else { return };
+        inquiry.reports.insert(from, report);
+        self.judge(instance, cx);
     }
 
-    /// Puts to the vote what the answers of a slow quorum allow. (A voter that knows the decision has sent it instead.)
-    fn conclude(&mut self, instance: Instance, ballot: Ballot, answers: BTreeMap<ReplicaId, Report>, cx: &mut Context<Self>) {
-        let highest = answers.values().filter_map(|report| match report {
+    /// Puts to the vote what the answers of a slow quorum allow, or asks and waits until they allow something. (A voter that knows
+    /// the decision has sent it instead.)
+    pub(super) fn judge(&mut self, instance: Instance, cx: &mut Context<Self>) {
+        let Some(Lead { stage: Stage::Recover(inquiry), .. }) = self.leads.get(&instance) else { return };
+        let reports = &inquiry.reports;
+        if reports.len() < self.limits.slow {
+            return;
+        }
+        let votes = reports.values().filter_map(|report| match report {
             Report::Accepted { ballot, chosen, deps } => Some((*ballot, chosen, deps)),
             _ => None,
         });
-        let none = Deps::none(self.lanes.len());
-        let coordinator = self.coordinator(instance);
-        // R of the paper: those that noted the command and had nothing to add.
-        let mut agreed = answers.values().filter_map(|report| match report {
-            Report::PreAccepted { value, initial, equal: true } => Some((value, initial)),
-            _ => None,
-        });
-        let failures_on_fast_path = self.voters.len() - self.limits.fast;
-        let (chosen, deps) = if let Some((_, chosen, deps)) = highest.max_by_key(|(ballot, ..)| *ballot) {
-            (chosen.clone(), deps.clone())
-        } else if answers.contains_key(&coordinator) || agreed.clone().count() + failures_on_fast_path < answers.len() {
-            (Chosen::Noop, none)
-        } else {
-            let (value, initial) = agreed.next().expect("a slow quorum of which at most one is missing");
-            (Chosen::Command(value.clone()), initial.clone())
-        };
-        self.put_to_vote(instance, ballot, chosen, deps, cx);
+        if let Some((_, chosen, deps)) = votes.max_by_key(|(ballot, ..)| *ballot) {
+            let (chosen, deps) = (chosen.clone(), deps.clone());
+            return self.put_to_vote(instance, chosen, deps, cx);
+        }
+        // Who joined this ballot and had not noted the command, or had something to add, is in no fast quorum; nor are the
+        // coordinators of what is in doubt, which noted their own commands and not this one.
+        let agrees = |report: &Report| matches!(report, Report::PreAccepted { equal: true, .. });
+        let mut outside: ReplicaSet = reports.iter().filter(|(_, report)| !agrees(report)).map(|(&id, _)| id).collect();
+        outside = outside.union(inquiry.doubts.iter().map(|&other| self.coordinator(other)).collect());
+        let hopeless = reports.contains_key(&self.coordinator(instance)) || outside.len() > self.limits.failures;
+        if hopeless || inquiry.impossible {
+            return self.put_to_vote(instance, Chosen::Noop, Deps::none(self.lanes.len()), cx);
+        }
+        self.validate_or_wait(instance, cx);
     }
 
-    fn put_to_vote(&mut self, instance: Instance, ballot: Ballot, chosen: Chosen, deps: Deps, cx: &mut Context<Self>) {
+    pub(super) fn put_to_vote(&mut self, instance: Instance, chosen: Chosen, deps: Deps, cx: &mut Context<Self>) {
         let lead = self.leads.get_mut(&instance).expect("concluded by its lead");
+        let ballot = lead.ballot;
         lead.stage = Stage::Accept { oks: ReplicaSet::EMPTY };
         let held = self.hold(instance, chosen.clone()).expect("reports carry the command");
         let vote = self.vote_mut(instance);

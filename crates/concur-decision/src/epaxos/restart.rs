@@ -1,11 +1,9 @@
-//! Restart: from records to a voter, what a checkpoint keeps, and what may be forgotten.
+//! Restart: from records to a voter, and what a checkpoint keeps.
 
-use super::{Chosen, Conflicts, Deps, EPaxos, Lane, Limits, Peer, Progress, Record, Vote, chosen_value};
-use concur_core::{Boot, Context, Corrupt, Frontier, Instance, LaneId, RangeSet, Refusal, ReplicaId, Value};
+use super::forget::{Pledges, end};
+use super::{Chosen, Conflicts, Deps, EPaxos, Lane, Limits, Pledge, Progress, Record, Vote, chosen_value, learn::Peer};
+use concur_core::{Boot, Context, Corrupt, Frontier, Instance, LaneId, ReplicaId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-
-/// What an instance takes in memory besides its command, about.
-const VOTE_BYTES: usize = 192;
 
 /// Makes a voter of its records. Nothing is resumed at the zero ballot: what is undecided is watched, this replica's own as well.
 pub(super) fn restart(boot: Boot<EPaxos>, cx: &mut Context<EPaxos>) -> Result<EPaxos, Corrupt> {
@@ -19,9 +17,13 @@ pub(super) fn restart(boot: Boot<EPaxos>, cx: &mut Context<EPaxos>) -> Result<EP
     // What others may lack is not known yet: nothing is forgotten until the replica says what may be.
     this.floor = this.gone_below();
     this.index_again();
+    for (index, lane) in this.lanes.iter_mut().enumerate() {
+        lane.known = lane.known.max(this.gone.lanes.get(index).map_or(0, end));
+    }
+    // All that was noted in earlier runs lies below what is known.
+    this.pledge.noted = this.known();
     if let Some(lane) = this.lane {
-        let known = this.lane(lane).known.max(this.gone.lanes.get(usize::from(lane.0)).map_or(0, end));
-        this.next = this.next.max(known).max(boot.mark.frontier.lanes.get(usize::from(lane.0)).map_or(0, end));
+        this.next = this.next.max(this.lane(lane).known).max(boot.mark.frontier.lanes.get(usize::from(lane.0)).map_or(0, end));
     }
     this.decide_again(&boot.mark.frontier, cx);
     for index in 0..this.lanes.len() {
@@ -45,6 +47,9 @@ fn empty(cx: &Context<EPaxos>) -> EPaxos {
         conflicts: Conflicts::new(lanes),
         floor: vec![0; lanes],
         gone: Frontier::start(cx.config.epoch),
+        forgotten: vec![0; lanes],
+        pledge: Pledge { bounds: vec![0; lanes], noted: vec![0; lanes] },
+        pledges: vec![Pledges { kept: vec![0; lanes], said: None }; lanes],
         retained: VecDeque::new(),
         retained_bytes: 0,
         leads: BTreeMap::new(),
@@ -64,7 +69,8 @@ fn empty(cx: &Context<EPaxos>) -> EPaxos {
 impl EPaxos {
     /// Everything that is still needed.
     pub(super) fn records(&self) -> Vec<Record> {
-        let mut out = vec![Record::Base { gone: self.gone.clone(), next: self.next }];
+        let mut out = vec![Record::Base { gone: self.gone.clone(), forgotten: self.forgotten.clone(), next: self.next }];
+        out.push(Record::Pledged { bounds: self.pledge.bounds.clone() });
         for (index, lane) in self.lanes.iter().enumerate() {
             let lane_id = LaneId(index as u8);
             let whole = |(&number, vote): (&u64, &Vote)| Record::Whole { instance: Instance { lane: lane_id, number }, vote: vote.clone() };
@@ -75,11 +81,13 @@ impl EPaxos {
 
     fn replay(&mut self, record: Record) -> Result<(), Corrupt> {
         match record {
-            Record::Base { gone, next } => {
-                if gone.lanes.len() > self.lanes.len() || gone.epoch != self.gone.epoch {
+            Record::Base { gone, forgotten, next } => {
+                let lanes = self.lanes.len();
+                if gone.lanes.len() > lanes || gone.epoch != self.gone.epoch || forgotten.len() != lanes {
                     return Err(Corrupt::new("a checkpoint of another epoch or of more lanes than voters"));
                 }
                 self.gone.join(&gone);
+                self.forgotten = forgotten;
                 self.next = self.next.max(next);
             }
             Record::Whole { instance, vote } => {
@@ -97,6 +105,23 @@ impl EPaxos {
                     return Err(Corrupt::new(format!("{instance} was pre-accepted after more")));
                 }
                 *vote = Vote { progress: Progress::PreAccepted, command: Some(value), initial, deps, ..Vote::default() };
+            }
+            Record::Pledged { bounds } => {
+                if bounds.len() != self.lanes.len() {
+                    return Err(Corrupt::new("a pledge for another number of lanes"));
+                }
+                self.pledge.bounds = bounds;
+            }
+            Record::Validated { instance, chosen, initial } => {
+                self.check_list(instance, &initial)?;
+                let vote = self.vote_of_record(instance)?;
+                if let Chosen::Command(value) = chosen {
+                    vote.command = Some(value);
+                }
+                if vote.command.is_none() {
+                    return Err(Corrupt::new(format!("the command of {instance} is missing")));
+                }
+                vote.initial = initial;
             }
             Record::Joined { instance, ballot } => {
                 let vote = self.vote_of_record(instance)?;
@@ -151,9 +176,10 @@ impl EPaxos {
         Ok(self.vote_mut(instance))
     }
 
-    /// Makes the index from what is held. What is not held any more lies below the bound of eviction.
+    /// Makes the index from what is held. What is not held any more lies below the bound of eviction, and so does what was pledged.
     fn index_again(&mut self) {
         let mut evicted = self.floor.clone();
+        evicted.iter_mut().zip(&self.pledge.bounds).for_each(|(bound, pledged)| *bound = (*bound).max(*pledged));
         for (bound, lane) in evicted.iter_mut().zip(&self.gone.lanes) {
             *bound = (*bound).max(end(lane));
         }
@@ -187,113 +213,4 @@ impl EPaxos {
             self.retain(lane, 0, self.floor[index], cx);
         }
     }
-
-    /// State up to `frontier` was installed.
-    pub(super) fn install(&mut self, frontier: &Frontier, cx: &mut Context<Self>) {
-        if frontier.epoch != self.gone.epoch || frontier.lanes.len() > self.lanes.len() {
-            return;
-        }
-        for id in self.cover(frontier) {
-            // It was decided and executed elsewhere, as itself or as nothing; which of the two, who submits it again will learn.
-            cx.refuse(id, Refusal::Lost);
-        }
-        for index in 0..self.lanes.len() {
-            self.advance(LaneId(index as u8));
-        }
-        self.wake(cx);
-    }
-
-    /// Everything in `frontier` is decided, whether it is known as what or not. Returns the own proposals that it settles.
-    fn cover(&mut self, frontier: &Frontier) -> Vec<concur_core::BatchId> {
-        let mut covered = Frontier { lanes: vec![concur_core::Lane::default(); self.lanes.len()], ..self.gone.clone() };
-        for (index, lane) in self.lanes.iter_mut().enumerate() {
-            let Some(done) = frontier.lanes.get(index) else { continue };
-            lane.votes.retain(|number, vote| vote.progress == Progress::Committed || !done.contains(*number));
-            let mut missing = RangeSet::new();
-            for run in std::iter::once(0..done.below).chain(done.beyond.iter()) {
-                let mut from = run.start;
-                for &held in lane.votes.range(run.clone()).map(|(number, _)| number) {
-                    missing.insert_range(from..held);
-                    from = held + 1;
-                }
-                missing.insert_range(from..run.end);
-            }
-            lane.known = lane.known.max(end(done));
-            covered.lanes[index].beyond = missing;
-        }
-        self.gone.join(&covered);
-        self.leads.retain(|instance, _| !frontier.contains(*instance));
-        self.watches.retain(|instance, _| !frontier.contains(*instance));
-        let Some(lane) = self.lane else { return Vec::new() };
-        // A number that was given out, and named in the answer to a read, before its record was durable may have been lost here and
-        // settled by others as a no-op.
-        self.next = self.next.max(self.lane(lane).known);
-        let settled = |number: &u64| frontier.contains(Instance { lane, number: *number });
-        let ids: Vec<_> = self.proposed.iter().filter(|(_, number)| settled(number)).map(|(&id, _)| id).collect();
-        self.proposed.retain(|_, number| !settled(number));
-        ids
-    }
-
-    /// Everything below `frontier` is executed durably here, and as far as it is waited for, elsewhere.
-    pub(super) fn raise_floor(&mut self, frontier: &Frontier, cx: &mut Context<Self>) {
-        if frontier.epoch != self.gone.epoch {
-            return;
-        }
-        for index in 0..self.lanes.len() {
-            let lane = LaneId(index as u8);
-            let (old, new) = (self.floor[index], frontier.below(lane));
-            if new > old {
-                self.floor[index] = new;
-                self.retain(lane, old, new, cx);
-            }
-        }
-    }
-
-    /// Numbers from `old` to `new` of a lane pass below the floor.
-    fn retain(&mut self, lane: LaneId, old: u64, new: u64, cx: &Context<Self>) {
-        let votes = &self.lanes[usize::from(lane.0)].votes;
-        for (&number, vote) in votes.range(old..new) {
-            self.retained.push_back(Instance { lane, number });
-            self.retained_bytes += kept_bytes(vote);
-        }
-        self.forget(cx);
-    }
-
-    /// Forgets what every voter has executed durably; beyond the bytes allowed, what those have that live; beyond four times as
-    /// many, the oldest. (Two replicas that forget what the other lacks cannot help each other: each executed what the other did
-    /// not, and no state covers both. So those that live are waited for, while memory lasts.)
-    pub(super) fn forget(&mut self, cx: &Context<Self>) {
-        let (all, living) = (self.floor_of(|_| true), self.floor_of(|peer| self.lives(peer, cx)));
-        let max = cx.config.retained_bytes_max;
-        while let Some(&instance) = self.retained.front() {
-            let below = |bounds: &[u64]| instance.number < bounds[usize::from(instance.lane.0)];
-            let bytes = self.retained_bytes;
-            if !(below(&all) || (bytes > max && below(&living)) || bytes > max.saturating_mul(4)) {
-                return;
-            }
-            self.retained.pop_front();
-            let vote = self.lane_mut(instance.lane).votes.remove(&instance.number);
-            self.retained_bytes -= vote.as_ref().map_or(0, kept_bytes);
-            self.gone.insert(instance);
-        }
-    }
-
-    /// Below these numbers everything is executed durably here and at the peers asked about.
-    pub(super) fn floor_of(&self, counts: impl Fn(&Peer) -> bool) -> Vec<u64> {
-        let mut bounds = self.floor.clone();
-        for peer in self.peers.values().filter(|peer| counts(peer)) {
-            bounds.iter_mut().zip(&peer.floor).for_each(|(bound, floor)| *bound = (*bound).min(*floor));
-        }
-        bounds
-    }
-}
-
-/// What a vote takes in memory. Below the floor it does not change any more.
-fn kept_bytes(vote: &Vote) -> usize {
-    VOTE_BYTES + vote.command.as_ref().map_or(0, Value::size_bytes)
-}
-
-/// One past the greatest number of a lane of a frontier.
-fn end(lane: &concur_core::Lane) -> u64 {
-    lane.below.max(lane.beyond.end().unwrap_or(0))
 }

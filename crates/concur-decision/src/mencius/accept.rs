@@ -2,7 +2,7 @@
 
 use super::{Mencius, Message, Record, SKIPPED, Span, Stretch, Timer, ZERO};
 use crate::slots::Learn;
-use concur_core::{Context, Instance, ReplicaId, ReplicaSet, Ticket, Value};
+use concur_core::{Context, Instance, ReplicaId, ReplicaSet, Value};
 use std::sync::Arc;
 
 /// After so many pieces, skips that not everyone was told of are told at once.
@@ -26,6 +26,7 @@ impl Mencius {
         self.moves(from);
         let joined = self.slots.joined(slot);
         if joined > ZERO {
+            let span = Span { end: self.end_of_joined(from, slot), ..span };
             return cx.send(ReplicaSet::one(from), Message::Refused { owner: from, span, ballot: joined });
         }
         let before = self.slots.vote(slot).map(|(_, value)| Arc::clone(value));
@@ -38,6 +39,13 @@ impl Mencius {
             self.hear_of(slot + 1, cx);
         }
         cx.send(ReplicaSet::one(from), Message::Accepted { slot, skipped: self.unsaid.clone() });
+    }
+
+    /// How far a revoker's ballot goes that was joined in a slot of an owner's: nothing is voted for at ballot zero below.
+    fn end_of_joined(&self, owner: ReplicaId, slot: u64) -> u64 {
+        let all = Span { from: slot, end: u64::MAX };
+        let open = self.each(self.place_of(owner), all).find(|&slot| !self.slots.is_decided(slot) && self.slots.joined(slot) == ZERO);
+        open.unwrap_or_else(|| self.reach()).max(slot + 1)
     }
 
     /// Skips every own free slot below a number: a vote for nothing, which settles it once it is durable.
@@ -106,8 +114,6 @@ impl Mencius {
 
     /// What is asked about is decided and forgotten here.
     pub(super) fn say_forgotten(&self, to: ReplicaId, cx: &mut Context<Self>) {
-        // Executed here, durably.
-        let said = Learn::Forgotten { below: self.slots.base() };
-        cx.send_after(Ticket(0), ReplicaSet::one(to), Message::Learn { said, next: self.next });
+        self.say(ReplicaSet::one(to), Learn::Forgotten { below: self.slots.base() }, cx);
     }
 }

@@ -104,6 +104,7 @@ impl Mencius {
         if slot < self.used {
             cx.decide(Instance::slot(slot), Value::clone(value), ());
         }
+        self.give_up_against(place, slot, value, cx);
         self.advance(place);
         if Some(place) == self.place {
             self.pass_taken();

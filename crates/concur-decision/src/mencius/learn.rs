@@ -4,6 +4,7 @@
 use super::{LEARNED, Mencius, Message, Span};
 use crate::slots::Learn;
 use concur_core::{Context, Frontier, Instance, LaneId, Refusal, ReplicaId, ReplicaSet, Ticket};
+use std::cmp::Ordering;
 
 impl Mencius {
     /// Execution waits for a slot. If values stand behind it, it is being asked for; if not, nobody needs it.
@@ -22,7 +23,7 @@ impl Mencius {
     }
 
     /// A peer says how far it is, asks, or answers. The slots below what it knows to be decided need no skip of this replica's.
-    pub(super) fn learn(&mut self, from: ReplicaId, said: Learn, next: u64, cx: &mut Context<Self>) {
+    pub(super) fn learn(&mut self, from: ReplicaId, said: Learn, [next, floor]: [u64; 2], cx: &mut Context<Self>) {
         let (decided, known) = match &said {
             Learn::Summary { decided, known } => (*decided, *known),
             Learn::Told { decided, .. } => (*decided, 0),
@@ -33,6 +34,8 @@ impl Mencius {
             return; // Asked for when this replica was farther: in another run.
         }
         let asked = matches!(said, Learn::Ask { .. });
+        let forgotten = matches!(said, Learn::Forgotten { .. });
+        self.floors.entry(from).and_modify(|known| *known = floor.max(*known));
         self.pass_decided(decided.min(self.reach()));
         self.hear_of(known, cx);
         let lesson = self.peers.take(from, said, &mut self.slots, cx.config.message_bytes_max);
@@ -42,13 +45,16 @@ impl Mencius {
         }
         let answer = lesson.answer.or(asked.then_some(Learn::Summary { decided: self.slots.decided(), known: self.used }));
         if let Some(said) = answer {
-            // It speaks of what is decided, which no restart contradicts.
-            cx.send_after(Ticket(0), ReplicaSet::one(from), Message::Learn { said, next: self.next });
+            self.say(ReplicaSet::one(from), said, cx);
         }
         if let Some(below) = lesson.fetch {
             self.fetch = Some((from, below));
         }
+        if forgotten {
+            self.begin_above(decided, cx);
+        }
         self.warn(from, next, cx);
+        self.forget(cx);
         if self.is_behind(decided) {
             self.wake(cx);
         }
@@ -81,9 +87,7 @@ impl Mencius {
         if before == decided
             && let Some(id) = self.peers.fullest(decided)
         {
-            // A question promises nothing.
-            let said = Learn::Ask { from: decided };
-            cx.send_after(Ticket(0), ReplicaSet::one(id), Message::Learn { said, next: self.next });
+            self.say(ReplicaSet::one(id), Learn::Ask { from: decided }, cx);
         }
     }
 
@@ -119,22 +123,40 @@ impl Mencius {
         self.wake(cx);
     }
 
-    /// What is executed durably here is kept only for replicas that lag, within bounds.
-    pub(super) fn forget(&mut self, frontier: &Frontier, cx: &mut Context<Self>) {
-        let floor = match frontier.epoch.cmp(&cx.config.epoch) {
-            std::cmp::Ordering::Less => return,
-            std::cmp::Ordering::Equal => frontier.below(LaneId(0)),
-            std::cmp::Ordering::Greater => u64::MAX,
-        };
-        self.slots.forget(floor, cx.config.retained_bytes_max);
+    /// Everything below the frontier is executed durably here.
+    pub(super) fn raise_floor(&mut self, frontier: &Frontier, cx: &mut Context<Self>) {
+        match frontier.epoch.cmp(&cx.config.epoch) {
+            Ordering::Less => {}
+            Ordering::Equal => {
+                self.floor = self.floor.max(frontier.below(LaneId(0)));
+                self.forget(cx);
+            }
+            // Nobody is waited for in an epoch that is over.
+            Ordering::Greater => self.slots.forget(self.slots.decided(), cx.config.retained_bytes_max),
+        }
+    }
+
+    /// What is executed durably here is kept only for replicas that lag: not what all voters have executed durably; beyond the bytes
+    /// allowed, only what one that lives has not learned; and of that no more than four times as much, or a message.
+    fn forget(&mut self, cx: &Context<Self>) {
+        let ticks = Self::election_ticks(cx);
+        let all = self.floors.values().copied().min().unwrap_or(u64::MAX);
+        let living = self.peers.known_to_all(|id| self.peers.lives(id, ticks));
+        let most = cx.config.retained_bytes_max;
+        let held = most.saturating_mul(4).max(cx.config.message_bytes_max);
+        self.slots.forget_but(self.floor, most, [all, living], held);
+    }
+
+    /// Says something of what is decided or executed durably, which no restart contradicts, or asks, which promises nothing.
+    pub(super) fn say(&self, to: ReplicaSet, said: Learn, cx: &mut Context<Self>) {
+        cx.send_after(Ticket(0), to, Message::Learn { said, next: self.next, floor: self.floor });
     }
 
     /// A connection works again: its end may lack something.
     pub(super) fn peer_up(&mut self, id: ReplicaId, cx: &mut Context<Self>) {
         self.peers.hint(id, false);
         if self.place.is_some() && self.voters.contains(&id) && id != self.me {
-            let said = Learn::Summary { decided: self.slots.decided(), known: self.used };
-            cx.send_after(Ticket(0), ReplicaSet::one(id), Message::Learn { said, next: self.next });
+            self.say(ReplicaSet::one(id), Learn::Summary { decided: self.slots.decided(), known: self.used }, cx);
         }
     }
 }

@@ -137,6 +137,8 @@ pub enum Message {
         said: Learn,
         /// The first own slot that the sender has not used, as far as it knows.
         next: u64,
+        /// What it has executed durably.
+        floor: u64,
     },
 }
 
@@ -221,7 +223,7 @@ wire_enum!(Message {
     9 => Want { owner, span },
     10 => Query { id },
     11 => Known { id, known },
-    12 => Learn { said, next },
+    12 => Learn { said, next, floor },
 });
 wire_enum!(Record {
     0 => Accepted { slot, value },

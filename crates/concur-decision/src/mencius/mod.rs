@@ -107,6 +107,10 @@ pub struct Mencius {
     watches: Vec<Watch>,
     reads: Reads,
     peers: Peers,
+    /// Slots below are executed durably here.
+    floor: u64,
+    /// And elsewhere, as far as is known.
+    floors: BTreeMap<ReplicaId, u64>,
     /// After a restart: who has not said anything yet.
     unheard: ReplicaSet,
     /// Whose state to fetch at the next tick if what it covers is still not known to be decided.
@@ -124,10 +128,10 @@ struct Lead {
     value: Arc<Value>,
     /// Who voted for it.
     oks: ReplicaSet,
+    /// Who has joined a higher ballot.
+    refused: ReplicaSet,
     /// For how many ticks nothing was heard.
     ticks: u32,
-    /// Whether somebody has joined a higher ballot.
-    overtaken: bool,
 }
 
 /// How a place's first undecided slot moves.
@@ -162,9 +166,9 @@ impl Protocol for Mencius {
         floor: Floor::Local,
         has_leader: false,
         delay: Delay::Turns,
-        delays: "2 at any replica, and until whoever owns the slots before has used or skipped them: at worst the farthest round trip",
+        delays: "2, or the turns before: at worst the farthest round trip, until whoever owns the slots before has used or skipped them",
         quorums: "a majority votes; a majority is asked before slots of another are finished; other sizes where the two always meet",
-        reads: "a round trip to a majority, then everything below the last used slot is executed",
+        reads: "a majority's answers: a round trip, then everything below the last used slot is executed",
         choose: "clients in several regions write at even rates, in one total order, and no replica may be the bottleneck",
         avoid: "one region writes and the others are far or slow: every write waits for the farthest, and a lost one for a timeout",
         transitions: &[SKIPPED, REVOKED, RENEWED, OVERTAKEN, FOUND, FINISHED, OWN_FINISHED, OWN_REVOKED, OWN_LOST, LEARNED, READ],
@@ -184,7 +188,7 @@ impl Protocol for Mencius {
             Input::Wanted(instance) => self.want(instance, cx),
             Input::Read { id, footprint: _ } => self.read(id, cx),
             Input::Installed(mark) => self.installed(&mark.frontier, cx),
-            Input::Floor(frontier) => self.forget(&frontier, cx),
+            Input::Floor(frontier) => self.raise_floor(&frontier, cx),
             Input::Peer(id, Health::Up) => self.peer_up(id, cx),
             Input::Peer(id, Health::Down) => self.peers.hint(id, true),
             Input::Leave => self.leave(cx),
@@ -251,11 +255,11 @@ impl Mencius {
             Message::Promised { owner, span, ballot, end, reports } => self.promised(from, (owner, span, ballot), end, reports, cx),
             Message::Propose { span, ballot, stretch } => self.asked_to_vote(from, span, ballot, &stretch, cx),
             Message::Voted { owner, span, ballot } => self.voted(from, (owner, span, ballot), cx),
-            Message::Refused { owner, span, ballot } => self.refused(owner, span, ballot, cx),
+            Message::Refused { owner, span, ballot } => self.refused(from, owner, span, ballot, cx),
             Message::Want { owner, span } => self.wanted(from, owner, span, cx),
             Message::Query { id } => self.queried(from, id, cx),
             Message::Known { id, known } => self.known(from, id, known, cx),
-            Message::Learn { said, next } => self.learn(from, said, next, cx),
+            Message::Learn { said, next, floor } => self.learn(from, said, [next, floor], cx),
         }
     }
 

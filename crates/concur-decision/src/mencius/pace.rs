@@ -2,7 +2,7 @@
 //! anything is undecided, read, or not known by all, and rests when nothing is.
 
 use super::recover::Stage;
-use super::{AHEAD, Mencius, Message, Span, Timer, Watch, ZERO};
+use super::{AHEAD, Lead, Mencius, Message, Span, Timer, Watch, ZERO};
 use crate::slots::Learn;
 use concur_core::{Context, ReplicaId, ReplicaSet, Ticket, Value};
 
@@ -39,14 +39,12 @@ impl Mencius {
         driven || decided < self.used || self.fetch.is_some() || !self.unheard.is_empty() || !self.peers.all_know(decided)
     }
 
-    /// Tells the others how far this replica is. Those that may lack something and say nothing are asked, and have to answer. It
-    /// speaks of what is decided, which no restart contradicts.
+    /// Tells the others how far this replica is. Those that may lack something and say nothing are asked, and have to answer.
     fn say_how_far(&self, cx: &mut Context<Self>) {
-        let (decided, next) = (self.slots.decided(), self.next);
+        let decided = self.slots.decided();
         let asked = self.peers.silent(2).intersection(self.peers.unaware(decided)).union(self.unheard);
-        let said = Learn::Summary { decided, known: self.used };
-        cx.send_after(Ticket(0), cx.config.others().minus(asked), Message::Learn { said, next });
-        cx.send_after(Ticket(0), asked, Message::Learn { said: Learn::Ask { from: decided }, next });
+        self.say(cx.config.others().minus(asked), Learn::Summary { decided, known: self.used }, cx);
+        self.say(asked, Learn::Ask { from: decided }, cx);
     }
 
     /// An election timeout, in ticks.
@@ -122,7 +120,7 @@ impl Mencius {
             let wait = match self.leads.get(&open) {
                 None if self.slots.joined(open) > ZERO => Some(election),
                 None => Some(2),
-                Some(lead) => lead.overtaken.then_some(election),
+                Some(lead) => (!self.goes_on(open, lead)).then_some(election),
             };
             return wait.filter(|_| open < self.used.min(self.next));
         }
@@ -140,8 +138,13 @@ impl Mencius {
             return self.used.saturating_add(AHEAD);
         }
         let open = self.open[self.place_of(owner) as usize];
-        let going = self.leads.iter().find(|(slot, lead)| **slot > open && !lead.overtaken).map(|(&slot, _)| slot);
+        let going = self.leads.iter().find(|(slot, lead)| **slot > open && self.goes_on(**slot, lead)).map(|(&slot, _)| slot);
         going.unwrap_or(self.next).min(self.next)
+    }
+
+    /// Whether an own proposal goes on at ballot zero: as far as is known, nobody has joined a higher one for it, here or elsewhere.
+    fn goes_on(&self, slot: u64, lead: &Lead) -> bool {
+        lead.refused.is_empty() && self.slots.joined(slot) == ZERO
     }
 
     /// How many ticks this replica leaves it to others: the living take turns, and two that met each other wait at random.
@@ -192,7 +195,7 @@ impl Mencius {
     fn ask_for(&self, owner: ReplicaId, cx: &mut Context<Self>) {
         let at = self.place_of(owner) as usize;
         let span = Span { from: self.open[at], end: self.used };
-        let going = self.leads.get(&span.from).is_some_and(|lead| !lead.overtaken);
+        let going = self.leads.get(&span.from).is_some_and(|lead| self.goes_on(span.from, lead));
         let to = match self.watches[at].ticks {
             _ if going => ReplicaSet::EMPTY,
             1 if owner != self.me && !self.peers.is_down(owner) => ReplicaSet::one(owner),

@@ -37,7 +37,7 @@ impl Mencius {
         self.slots.accept(slot, ZERO, Arc::clone(&shared));
         self.pass_taken();
         self.proposed.insert(id, slot);
-        self.leads.insert(slot, Lead { value: shared, oks: ReplicaSet::EMPTY, ticks: 0, overtaken: false });
+        self.leads.insert(slot, Lead { value: shared, oks: ReplicaSet::EMPTY, refused: ReplicaSet::EMPTY, ticks: 0 });
         self.hear_of(slot + 1, cx);
         let skipped = std::mem::take(&mut self.unsaid);
         cx.send(cx.config.others(), Message::Accept { slot, value, skipped });

@@ -264,9 +264,20 @@ impl Mencius {
         }
     }
 
+    /// A voter has forgotten the slots below a number, so that it answers nobody who asks for them too. What this replica finishes of
+    /// them it takes up behind what it knows to be decided; as long as it does not know them itself, it learns them first.
+    pub(super) fn begin_above(&mut self, below: u64, cx: &mut Context<Self>) {
+        let stale = |(_, revocation): &(&u64, &Revocation)| revocation.span.from < below.min(self.slots.decided());
+        let stale: Vec<(u64, Span)> = self.revocations.iter().filter(stale).map(|(&place, revocation)| (place, revocation.span)).collect();
+        for (place, span) in stale {
+            self.revocations.remove(&place);
+            self.go_on(place, span, cx);
+        }
+    }
+
     /// Somebody has joined a higher ballot than the one that this replica uses there: two revokers back off at random, and an owner
     /// waits for what comes of it.
-    pub(super) fn refused(&mut self, owner: ReplicaId, span: Span, ballot: Ballot, cx: &mut Context<Self>) {
+    pub(super) fn refused(&mut self, from: ReplicaId, owner: ReplicaId, span: Span, ballot: Ballot, cx: &mut Context<Self>) {
         let place = self.place_of(owner);
         if self.revocations.get(&place).is_some_and(|mine| mine.span == span && mine.ballot < ballot) {
             cx.note(OVERTAKEN, Some(Instance::slot(span.from)));
@@ -275,8 +286,34 @@ impl Mencius {
             let (attempts, round) = (watch.attempts.saturating_add(1), watch.round.max(ballot.round));
             *watch = Watch { attempts, round, ticks: 0, delay: None, ..*watch };
         }
-        if let Some(lead) = self.leads.get_mut(&span.from) {
-            lead.overtaken |= owner == self.me;
+        if owner == self.me {
+            self.go_on_behind(from, span, ballot, cx);
+        }
+    }
+
+    /// A voter refuses an own proposal, since it has joined a revoker's ballot, and up to the end of the span no other will have its
+    /// vote. If so many do that nothing can be decided at ballot zero, those slots are given up, though the revoker has not asked
+    /// here, and may never: or each of them would cost its proposal an election timeout.
+    fn go_on_behind(&mut self, from: ReplicaId, span: Span, ballot: Ballot, cx: &mut Context<Self>) {
+        let Some(lead) = self.leads.get_mut(&span.from) else { return };
+        lead.refused.insert(from);
+        let possible = cx.config.quorums.is_quorum(Phase::Accept, cx.config.voters().minus(lead.refused));
+        let ahead = Span { from: self.next.max(span.from), end: span.end.min(self.reach()) };
+        if !possible && ahead.from < ahead.end {
+            self.join(self.me, ahead, ballot, cx);
+        }
+    }
+
+    /// A slot is decided, and not as this replica proposes: somebody finished it at a higher ballot, so that nobody will vote for this
+    /// proposal as a whole.
+    pub(super) fn give_up_against(&mut self, place: u64, slot: u64, value: &Value, cx: &mut Context<Self>) {
+        let Some(Revocation { stage: Stage::Propose { stretch, .. }, .. }) = self.revocations.get(&place) else { return };
+        let proposed = stretch.values.iter().find(|(at, _)| *at == slot).map(|(_, value)| value);
+        let nothing = stretch.noops.iter().any(|span| (span.from..span.end).contains(&slot));
+        let against = if nothing { !value.is_noop() } else { proposed.is_some_and(|proposed| proposed != value) };
+        if against {
+            cx.note(OVERTAKEN, Some(Instance::slot(slot)));
+            self.revocations.remove(&place);
         }
     }
 

@@ -58,6 +58,8 @@ fn empty(cx: &Context<Mencius>) -> Mencius {
         watches: vec![Watch::default(); voters.len()],
         reads: Reads::default(),
         peers: Peers::new(cx.config.others()),
+        floor: 0,
+        floors: cx.config.others().iter().map(|id| (id, 0)).collect(),
         unheard: ReplicaSet::EMPTY,
         fetch: None,
         decided_before: 0,

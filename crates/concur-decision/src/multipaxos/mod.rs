@@ -24,8 +24,8 @@
 //! **What "decided below" tells.** A leader says up to which slot everything is decided, and not what. Whoever voted in a slot at an
 //! older ballot may have voted for something else than what was decided, so this counts only where one's own vote is at that leader's very
 //! ballot: it proposed one value a slot there, and says so only if that value was decided. Everything else is asked for. For the same
-//! reason a leader learns from nobody: if state comes that covers a slot which it has not decided itself, somebody else leads, what it
-//! proposed there may not be what was decided, and it steps down before it says another word.
+//! reason a leader learns from nobody: if state comes that covers a slot which it has not decided itself, somebody else may lead, what
+//! it proposed there may not be what was decided, and it steps down before it says another word.
 //!
 //! **Votes for what is decided.** An acceptor that knows a slot to be decided answers an Accept for it as if it had voted. If the
 //! leader's value is the decided one, a quorum has voted for it already and nothing can go wrong. If it is not, the decision was
@@ -183,7 +183,7 @@ impl Protocol for MultiPaxos {
         delay: Delay::Leader,
         delays: "2 at the leader, 4 elsewhere",
         quorums: "a majority promises and a majority votes; other sizes and weights where every quorum that promises meets every one that votes",
-        reads: "strong by read index: one round of heartbeats, shared by all that wait, after what phase 1 brought up is decided",
+        reads: "read index: one round of heartbeats, shared by all that wait, after what phase 1 brought up is decided",
         choose: "a leader near its clients and a total order; whoever reaches a majority can lead, whatever it has missed, so that \
                  partitions that stop a protocol whose leader must have the latest log do not stop this one",
         avoid: "clients spread over distant regions; every write crosses the leader, whose loss stops the group for an election timeout",

@@ -160,9 +160,9 @@ impl Protocol for Paxos {
         floor: Floor::Local,
         has_leader: false,
         delay: Delay::TwoRounds,
-        delays: "4 at any replica: two round trips to a majority",
+        delays: "4: two round trips to a majority, at any replica",
         quorums: "a majority joins and a majority votes; other sizes and weights where a quorum of the one meets every one of the other",
-        reads: "strong by quorum: a round trip to a majority, then what it has voted on is decided and executed",
+        reads: "a majority's answers: a round trip, then what it has voted on is decided and executed",
         choose: "clients everywhere and modest load: any replica writes at the price of its own two round trips, and no loss of one is a pause \
                  for those that go on; the smallest protocol to reason about",
         avoid: "one round trip must do, or many replicas write fast at very different distances",

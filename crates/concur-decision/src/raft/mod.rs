@@ -142,7 +142,7 @@ impl Protocol for Raft {
         delays: "2 at the leader, 4 elsewhere",
         quorums: "a majority elects and a majority appends; other sizes and weights where two elections always share a voter, and an \
                   election and an append too",
-        reads: "strong by read index: one round of heartbeats, shared by all that wait, after an entry of the leader's own term is decided",
+        reads: "read index: one round of heartbeats, shared by all that wait, after an entry of the leader's own term is decided",
         choose: "a leader near its clients, a total order, the best understood protocol and the lowest cost a command on a LAN",
         avoid: "clients spread over distant regions; every write crosses the leader, whose loss stops the group for an election timeout",
         transitions: &[

@@ -111,6 +111,11 @@ impl Peers {
         self.peers.values().all(|peer| peer.decided >= decided)
     }
 
+    /// Everything below this slot is known to be decided by each of these.
+    pub(crate) fn known_to_all(&self, among: impl Fn(ReplicaId) -> bool) -> u64 {
+        self.peers.iter().filter(|(id, _)| among(**id)).map(|(_, peer)| peer.decided).min().unwrap_or(u64::MAX)
+    }
+
     /// Who is not known to know what is decided below this slot.
     pub(crate) fn unaware(&self, decided: u64) -> ReplicaSet {
         self.peers.iter().filter(|(_, peer)| peer.decided < decided).map(|(&id, _)| id).collect()

@@ -202,12 +202,22 @@ impl Slots {
 
     /// Slots below `floor` are not needed here; the oldest of them are dropped until at most so many bytes of them are left.
     pub(crate) fn forget(&mut self, floor: u64, bytes_max: usize) {
+        self.forget_but(floor, bytes_max, [0, u64::MAX], bytes_max);
+    }
+
+    /// Slots below `floor` are not needed here. Of them everybody needs only what lies at or above `all`, and those who live what lies
+    /// at or above `living`: the former is kept up to so many bytes, the latter up to `held_bytes_max`.
+    pub(crate) fn forget_but(&mut self, floor: u64, bytes_max: usize, [all, living]: [u64; 2], held_bytes_max: usize) {
         while self.floor < floor.min(self.decided) {
             self.floor_bytes += self.kept.get(&self.floor).map_or(0, Slot::size_bytes);
             self.floor += 1;
         }
-        while self.floor_bytes > bytes_max as u64 && self.base < self.floor {
-            let size = self.kept.remove(&self.base).map_or(0, |slot| slot.size_bytes());
+        while self.base < self.floor {
+            let (slot, bytes) = (self.base, self.floor_bytes);
+            if !(slot < all || (slot < living && bytes > bytes_max as u64) || bytes > held_bytes_max as u64) {
+                return;
+            }
+            let size = self.kept.remove(&slot).map_or(0, |slot| slot.size_bytes());
             self.bytes -= size;
             self.floor_bytes -= size;
             self.base += 1;
@@ -231,6 +241,11 @@ impl Slots {
     /// The undecided slots below `known`, from the first on; those of which nothing is kept as well.
     pub(crate) fn holes(&self) -> impl Iterator<Item = u64> + '_ {
         (self.decided..self.known).filter(|&slot| !self.is_decided(slot))
+    }
+
+    /// The same, from a slot on.
+    pub(crate) fn holes_from(&self, slot: u64) -> impl Iterator<Item = u64> + '_ {
+        (self.decided.max(slot)..self.known).filter(|&slot| !self.is_decided(slot))
     }
 
     /// Everything that is kept, in the order of the slots.
@@ -317,6 +332,18 @@ mod tests {
         slots.forget(9, 0);
         assert_eq!((slots.base(), slots.decided()), (4, 4));
         assert_eq!(slots.retained(), (1, 1));
+    }
+
+    #[test]
+    fn what_nobody_needs_is_forgotten_and_who_lives_is_waited_for() {
+        let mut slots = Slots::default();
+        assert!((0..9).all(|slot| slots.decide(slot, Arc::new(Value::Noop))));
+        slots.forget_but(8, 100, [3, 5], 100);
+        assert_eq!(slots.base(), 3, "everybody has what is below");
+        slots.forget_but(8, 0, [3, 5], 100);
+        assert_eq!(slots.base(), 5, "those who live have it");
+        slots.forget_but(8, 0, [3, 5], 1);
+        assert_eq!(slots.base(), 7, "and they are not waited for at any price");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use concur_core::*;
-use concur_decision::epaxos::{Chosen, Decided, Deps, EPaxos, Message, Report, Stretch, Timer};
+use concur_decision::epaxos::{Chosen, Decided, Deps, EPaxos, Message, Report, Stretch, Timer, Verdict};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -80,6 +80,10 @@ fn what_one_replica_forgot_is_finished_by_those_who_remember() {
     for from in [1, 2] {
         let report = Report::PreAccepted { value: value.clone(), initial: deps.clone(), equal: true };
         let message = Message::Recovered { instance: instance(0, 0), ballot, report };
+        sent.extend(step(&mut core, &mut cx, Input::Receive { from: ReplicaId(from), message }));
+    }
+    for from in [1, 2] {
+        let message = Message::Validated { instance: instance(0, 0), ballot, verdict: Verdict::Possible { doubts: Vec::new() } };
         sent.extend(step(&mut core, &mut cx, Input::Receive { from: ReplicaId(from), message }));
     }
     let put_to_vote = |message: &Message| matches!(message, Message::Accept { chosen: Chosen::Command(voted), .. } if *voted == value);

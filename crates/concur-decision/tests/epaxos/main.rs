@@ -5,6 +5,7 @@ mod found;
 #[path = "../../../concur-execution/src/graph.rs"]
 #[allow(dead_code, missing_docs, unreachable_pub)]
 mod graph;
+mod validation;
 mod world;
 
 use concur_core::Protocol;
@@ -59,8 +60,10 @@ fn any_number_of_voters_will_do() {
 
 #[test]
 fn who_lags_behind_what_is_kept_fetches_state() {
-    let setup = |seed| Setup { retained_bytes_max: 2000, ..setup(3, seed) };
-    sweep("little kept", seeds(40, 500), setup);
+    for voters in [3, 5] {
+        let setup = |seed| Setup { retained_bytes_max: 2000, ..setup(voters, seed) };
+        sweep(&format!("little kept by {voters} voters"), seeds(40, 500), setup);
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use concur_decision::epaxos::{EPaxos, Message};
 
 /// What only spreads decisions one by one: losing it loses nothing.
 fn gossip(message: &Message) -> bool {
-    matches!(message, Message::Summary { .. } | Message::Ask { .. } | Message::Answer { .. })
+    matches!(message, Message::Summary { .. } | Message::Pledged { .. } | Message::Ask { .. } | Message::Answer { .. })
 }
 
 /// And commits, all of which are lost: fewer states, so that more faults can be looked at to the end.
@@ -72,6 +72,10 @@ fn walks() {
     let (submits, timers) = (vec![write(4, 0), write(1, 0)], vec![2, 0, 1, 0, 0]);
     let case = Case::<EPaxos> { voters: 5, submits, crashes: 1, timers, irrelevant: gossip_and_commits, ..Case::default() };
     case.walk("five voters", budget() / 4);
+    // Two that interfere, each noted by some, their coordinators perhaps gone: what may have been decided fast is validated.
+    let (submits, timers) = (vec![write(0, 0), write(1, 0)], vec![0, 0, 2, 2, 2]);
+    let case = Case::<EPaxos> { voters: 5, submits, crashes: 2, timers, irrelevant: gossip_and_commits, ..Case::default() };
+    case.walk("five voters, two commands to validate", budget() / 4);
     // A no-op voted for by one, the command by another, and a second command between them.
     let (rivals, submits, timers) = (vec![write(0, 0)], vec![write(2, 0), write(1, 0)], vec![1, 1, 0]);
     let case = Case::<EPaxos> { rivals, submits, timers, irrelevant: gossip_and_commits, ..Case::default() };

@@ -101,6 +101,8 @@ impl<P: Protocol> Case<P> {
 struct Explorer<P: Protocol> {
     case: Case<P>,
     states_max: usize,
+    /// Any record: contexts count by it.
+    record: Option<P::Record>,
     visited: HashSet<u64>,
     decided_commands: u64,
     path: Vec<Action<P>>,
@@ -122,6 +124,8 @@ struct Node<P: Protocol> {
     core: Option<P>,
     /// How often it has started.
     boots: u64,
+    /// How many records it has persisted in this run.
+    persisted: u64,
     durable: Vec<P::Record>,
     armed: BTreeMap<P::Timer, Time>,
     clock: Time,
@@ -183,7 +187,7 @@ fn hash_of(value: &impl Hash) -> u64 {
 
 impl<P: Protocol> Explorer<P> {
     fn new(case: Case<P>, states_max: usize) -> Self {
-        Self { case, states_max, visited: HashSet::new(), decided_commands: 0, path: Vec::new(), cut_off: false }
+        Self { case, states_max, record: None, visited: HashSet::new(), decided_commands: 0, path: Vec::new(), cut_off: false }
     }
 
     fn start(&mut self) -> State<P> {
@@ -281,7 +285,8 @@ impl<P: Protocol> Explorer<P> {
         self.step(next, at, input)
     }
 
-    fn context(&self, me: ReplicaId, now: Time) -> Context<P> {
+    /// A context whose tickets go on from those of the run.
+    fn context(&self, me: ReplicaId, now: Time, persisted: u64) -> Context<P> {
         let config = Config {
             group: GroupId(1),
             epoch: Epoch(1),
@@ -293,7 +298,12 @@ impl<P: Protocol> Explorer<P> {
             message_bytes_max: 1 << 20,
             retained_bytes_max: 1 << 20,
         };
-        Context::new(now, Rng::new(1), Arc::new(config))
+        let mut cx = Context::new(now, Rng::new(1), Arc::new(config));
+        for _ in 0..persisted {
+            cx.persist(self.record.clone().expect("something was persisted"));
+        }
+        cx.take_effects();
+        cx
     }
 
     fn restart(&mut self, state: &State<P>, at: ReplicaId) -> State<P> {
@@ -301,7 +311,7 @@ impl<P: Protocol> Explorer<P> {
         let Node { durable, boots, clock, .. } = state.node(at).clone();
         let (fresh, boots) = (boots == 0, boots + 1);
         let boot = Boot { records: durable.clone(), mark: Mark::start(Epoch(1)), first: self.case.first, fresh, boot: BootCount(boots) };
-        let mut cx = self.context(at, clock);
+        let mut cx = self.context(at, clock, 0);
         let core = P::recover(boot, &mut cx).unwrap_or_else(|corrupt| panic!("{corrupt}"));
         let node = Node { core: Some(core), clock, ..Node::dead(durable, boots) };
         self.perform(&mut next, at, node, cx.take_effects(), usize::MAX);
@@ -319,7 +329,7 @@ impl<P: Protocol> Explorer<P> {
                 let due = node.armed.remove(timer).unwrap_or_default();
                 node.clock = node.clock.max(due);
             }
-            let mut cx = self.context(at, node.clock);
+            let mut cx = self.context(at, node.clock, node.persisted);
             node.core.as_mut().expect("only the living step").step(input, &mut cx);
             let effects = cx.take_effects();
             let records = effects.iter().filter(|effect| matches!(effect, Effect::Persist(_))).count();
@@ -345,10 +355,12 @@ impl<P: Protocol> Explorer<P> {
 
     /// Carries out effects of which the first `durable` records are durable.
     fn perform(&mut self, state: &mut State<P>, at: ReplicaId, mut node: Node<P>, effects: Vec<Effect<P>>, durable: usize) {
-        let (mut records, limit) = (0, Ticket(durable as u64));
+        let (mut records, limit) = (0, Ticket(node.persisted.saturating_add(durable as u64)));
         for effect in effects {
             match effect {
                 Effect::Persist(record) => {
+                    node.persisted += 1;
+                    self.record.get_or_insert_with(|| record.clone());
                     if records < durable && !(self.case.lost)(&record) {
                         node.durable.push(record);
                     }
@@ -448,7 +460,7 @@ impl<P: Protocol> State<P> {
 
 impl<P: Protocol> Node<P> {
     fn dead(durable: Vec<P::Record>, boots: u64) -> Self {
-        Self { core: None, boots, durable, armed: BTreeMap::new(), clock: Time(0), hash: OnceCell::new() }
+        Self { core: None, boots, persisted: 0, durable, armed: BTreeMap::new(), clock: Time(0), hash: OnceCell::new() }
     }
 
     fn crashed(&self) -> Self {

@@ -4,4 +4,8 @@
 
 mod epaxos;
 mod explorer;
+mod fastpaxos;
+mod mencius;
+mod multipaxos;
 mod paxos;
+mod raft;

@@ -253,6 +253,95 @@ fn a_late_proposal_gets_no_vote_where_something_else_was_decided_at_a_higher_bal
 }
 
 #[test]
+fn a_revoker_whose_proposal_comes_too_late_takes_up_the_rest_afresh() {
+    let mut world = World::new(Setup::of(3));
+    world.submit(0, 1);
+    // Replica 1 alone hears of it. It prepares, and is cut off with its proposal; replica 2 has promised and knows nothing else.
+    world.deliver_those(|from, to, message| (from, to) == (r(0), r(1)) && matches!(message, Message::Accept { .. }));
+    world.crash(0, 0);
+    world.wires.clear();
+    world.input(1, Input::Peer(r(0), Health::Down));
+    world.submit(1, 1);
+    let until = world.now + HEARTBEAT * 8;
+    while world.fire(until) {
+        world.deliver_those(|_, _, message| !matches!(message, Message::Propose { .. }));
+    }
+    assert!(world.noted("another's slots revoked") > 0);
+    world.wires.clear();
+    // Meanwhile slot 0 alone is decided as nothing, at a higher ballot, and replica 2 knows it.
+    let stretch = Stretch { owner: r(0), noops: vec![Span { from: 0, end: 3 }], values: vec![] };
+    world.input(2, Input::Receive { from: r(0), message: Message::Settled { stretch } });
+    world.run(10_000);
+    assert_eq!(world.noted("revocation overtaken"), 1);
+    assert_eq!(world.values(), [(1, id(1, 1))]);
+    assert!(world.nodes[1].executed >= 2);
+}
+
+#[test]
+fn a_revoker_told_that_its_first_slots_are_forgotten_goes_on_behind_them() {
+    let mut world = World::new(Setup::of(3));
+    world.crash(0, 0);
+    world.input(1, Input::Peer(r(0), Health::Down));
+    world.submit(1, 1);
+    let until = world.now + HEARTBEAT * 8;
+    while world.fire(until) {
+        world.deliver_those(|_, _, message| !matches!(message, Message::Prepare { .. }));
+    }
+    world.wires.clear();
+    // Slot 0 is decided meanwhile, and replica 2 has forgotten it: it answers nobody who asks for slot 0 too.
+    let stretch = Stretch { owner: r(0), noops: vec![Span { from: 0, end: 3 }], values: vec![] };
+    world.input(1, Input::Receive { from: r(2), message: Message::Settled { stretch } });
+    let said = concur_decision::slots::Learn::Forgotten { below: 2 };
+    let forgotten = Message::Learn { said, next: 2, floor: 2 };
+    world.input(1, Input::Receive { from: r(2), message: forgotten.clone() });
+    let prepared = |world: &World| {
+        let spans =
+            world.wires.iter().filter_map(|(.., message)| if let Message::Prepare { span, .. } = message { Some(*span) } else { None });
+        spans.map(|span| span.from).collect::<Vec<_>>()
+    };
+    assert_eq!(prepared(&world), [3, 3], "to both others");
+    world.wires.clear();
+    world.input(1, Input::Receive { from: r(2), message: forgotten });
+    assert!(prepared(&world).is_empty(), "once is enough");
+}
+
+#[test]
+fn an_owner_finishes_what_it_has_promised_to_a_revoker_that_does_not_come_back() {
+    let mut world = World::new(Setup::of(2));
+    world.submit(0, 1);
+    world.wires.clear();
+    let prepare = Message::Prepare { owner: r(0), span: Span { from: 0, end: 30 }, ballot: Ballot { round: 1, owner: r(1) } };
+    world.input(0, Input::Receive { from: r(1), message: prepare });
+    world.wires.clear();
+    world.run(1_500);
+    assert_eq!(world.values(), [(0, id(0, 1))]);
+    assert_eq!((world.noted("own slots finished by phase 1"), world.noted("another's slots revoked")), (1, 0));
+}
+
+#[test]
+fn an_owner_that_was_revoked_ahead_and_not_asked_goes_on_behind_at_once() {
+    let mut world = World::new(Setup::of(3));
+    let prepare = Message::Prepare { owner: r(0), span: Span { from: 0, end: 300 }, ballot: Ballot { round: 1, owner: r(2) } };
+    for i in [1, 2] {
+        world.input(i, Input::Receive { from: r(2), message: prepare.clone() });
+    }
+    // The revoker is over: who has joined its ballot is all that is left of it.
+    world.wires.clear();
+    for number in 1..=5 {
+        world.submit(0, number);
+        world.run(10);
+    }
+    world.run(1_500);
+    assert_eq!(world.values().len(), 5);
+    assert_eq!((world.noted("own slots finished by phase 1"), world.noted("another's slots revoked")), (1, 0));
+    for number in 6..=9 {
+        world.submit(0, number);
+        world.run(50);
+    }
+    assert_eq!((world.values().len(), world.noted("own slots finished by phase 1")), (9, 1), "ballot zero is used again");
+}
+
+#[test]
 fn a_read_waits_for_what_was_acknowledged_and_for_nothing_when_idle() {
     let mut world = World::new(Setup::of(3));
     world.submit(1, 1);
@@ -376,7 +465,7 @@ fn what_makes_no_sense_is_dropped() {
     let huge = Span { from: u64::MAX - 1, end: u64::MAX };
     let wild = Ballot { round: u64::MAX, owner: r(1) };
     let stretch = |owner, noops, values| Stretch { owner, noops, values };
-    let learn = |said| Message::Learn { said, next: u64::MAX };
+    let learn = |said| Message::Learn { said, next: u64::MAX, floor: u64::MAX };
     use concur_decision::slots::Learn;
     for message in [
         Message::Accept { slot: u64::MAX, value: batch(0, 9), skipped: vec![huge] },

@@ -287,7 +287,7 @@ fn a_sessions_commands_come_behind_its_opening_at_a_replica_that_missed_it() {
 #[test]
 fn two_that_each_lack_what_the_other_has_executed_go_on_without_the_third() {
     for setup in setups(3) {
-        let mut pump = ready(Setup { retained_bytes_max: 0, ..setup });
+        let mut pump = ready(Setup { retained_bytes_max: 0, ..setup.clone() });
         pump.converge();
         pump.cut.extend([(0, 1), (1, 0)]);
         let tokens = [pump.command(0, None, &[1, 1]), pump.command(1, None, &[2, 1])];
@@ -300,7 +300,10 @@ fn two_that_each_lack_what_the_other_has_executed_go_on_without_the_third() {
         pump.crash(2);
         pump.cut.clear();
         for token in tokens {
-            pump.ok(token);
+            let answer = pump.answer(token);
+            // In a total order who lacks a slot that is forgotten takes over state, in which it does not see what its command answered.
+            let by_state = setup.order == Ordering::Total && answer == Err(Refused::Unknown);
+            assert!(answer.is_ok() || by_state, "{answer:?}");
         }
         let token = pump.command(0, None, &[3, 1]);
         pump.ok(token);

@@ -2,7 +2,7 @@
 
 use crate::pump::{ELECTION, Pump, Setup};
 use crate::tally::sum_of;
-use concur_core::{Epoch, ReplicaId, Rng};
+use concur_core::{Epoch, Frontier, ReplicaId, Rng};
 use concur_peers::{Change, ChangeError, Configuration, Newcomer, Outcome, Role};
 use concur_replica::{Level, Request};
 use std::sync::Arc;
@@ -234,7 +234,7 @@ fn what_could_not_decide_is_refused_before_it_begins() {
 #[test]
 fn a_voter_that_is_long_away_is_gone_on_without_and_votes_again_when_it_is_back() {
     for setup in setups(3).filter(|setup| !setup.strategy.traits.has_leader) {
-        let mut pump = ready(Setup { absence_max: Some(ELECTION * 20), ..setup });
+        let mut pump = ready(Setup { absence_max: Some(ELECTION * 20), retained_bytes_max: 1 << 10, ..setup.clone() });
         pump.converge();
         pump.crash(2);
         // Those who are left have not met it since they were started.
@@ -251,7 +251,7 @@ fn a_voter_that_is_long_away_is_gone_on_without_and_votes_again_when_it_is_back(
         assert_eq!(away.voters(), [0, 1].map(ReplicaId).into_iter().collect());
         assert_eq!(away.member(ReplicaId(2)).unwrap().role, Role::Promised { replaces: None });
         let retained = pump.replica(0).status().protocol.retained;
-        assert!(retained < 100, "{retained} instances are kept for nobody");
+        assert!(retained < 100, "{}: {retained} instances are kept for nobody", setup.strategy.traits.name);
         pump.start(2);
         pump.until("it votes again", |pump| pump.replica(2).status().role == "voter" && configuration(pump, 2).voters().len() == 3);
         pump.converge();
@@ -390,9 +390,11 @@ impl Random {
                 (replica.status().executed, replica.digest(), replica.status().role)
             });
             let states: Vec<_> = states.collect();
+            // Of an epoch in which nothing is executed yet a frontier may list its lane, or not.
+            let equal = |a: &Frontier, b: &Frontier| a.covers(b) && b.covers(a);
             let settled = states
                 .iter()
-                .all(|state| (&state.0, state.1) == (&states[0].0, states[0].1) && state.2 != "joining" && state.2 != "sealed");
+                .all(|state| equal(&state.0, &states[0].0) && state.1 == states[0].1 && state.2 != "joining" && state.2 != "sealed");
             agreed = if settled { agreed + 1 } else { 0 };
             if agreed > 20 {
                 return self.check(members);

@@ -1,7 +1,7 @@
 //! The last resort for a group that has lost its quorum for good: one node's state becomes the whole of it.
 //!
-//! What its log holds beyond the state that is kept is executed first. Where a leader orders, that is everything which this node ever
-//! accepted, whether or not it was acknowledged, since the lost members can no longer say; where nobody leads, what it knows to be
+//! What its log holds beyond the state that is kept is executed first. In a total order that is everything which this node ever
+//! accepted, whether or not it was acknowledged, since the lost members can no longer say; in a partial order, what it knows to be
 //! decided. What others had acknowledged and this node never saw is gone; should any of them come back, they would go on with a history
 //! of their own.
 
@@ -116,7 +116,8 @@ impl Survivor<'_> {
         let strategy = (self.strategies)(&configuration.strategy)
             .ok_or_else(|| Corrupt::new(format!("it decides by `{}`, which this program does not know", configuration.strategy)))?;
         let Some(me) = configuration.named(&self.identity.name).map(|member| member.id) else { return Ok(image) };
-        let configuration = if strategy.traits.has_leader { only_voter(configuration, me) } else { configuration };
+        let total = strategy.traits.order == Ordering::Total;
+        let configuration = if total { only_vote(configuration, me) } else { configuration };
         let (ordering, _) = kind(&image)?;
         let kv = Kv::new(concur_kv::Config { ordering, ..concur_kv::Config::default() });
         let wall_ms = logged_ms_of(&image)?;
@@ -178,10 +179,11 @@ impl Survivor<'_> {
     }
 }
 
-/// The same epoch, as if only one of its voters had ever been asked.
-fn only_voter(mut configuration: Configuration, me: ReplicaId) -> Configuration {
-    for member in configuration.members.iter_mut().filter(|member| member.id != me && member.role.votes()) {
-        member.role = Role::Observer;
+/// The same epoch, as if only one of its voters had ever had a vote that counts. The others stay voters: whose turn it is, and who owns
+/// which slots, depends on how many there are.
+fn only_vote(mut configuration: Configuration, me: ReplicaId) -> Configuration {
+    for member in &mut configuration.members {
+        member.weight = u64::from(member.id == me);
     }
     (configuration.counts, configuration.first) = (None, None);
     configuration
