@@ -47,7 +47,7 @@ fn crates_use_what_the_table_says() {
 #[test]
 fn only_the_server_and_the_client_know_sockets() {
     let heavy = ["tokio", "hyper", "tonic"];
-    for name in ["core", "network", "decision", "execution", "kv", "store", "replica", "sim"] {
+    for name in ["core", "network", "decision", "execution", "kv", "store", "replica", "sim", "example-viewstamped"] {
         let manifest = std::fs::read_to_string(root().join(format!("crates/concur-{name}/Cargo.toml"))).unwrap();
         let dependencies = manifest.split("[dev-dependencies]").next().unwrap();
         assert!(!heavy.iter().any(|dep| dependencies.lines().any(|line| line.starts_with(dep))), "concur-{name} must not know sockets");

@@ -3,6 +3,7 @@
 //!
 //! The log is the real one, over a disk in memory; only time is made up.
 
+use crate::examination::Kept;
 use crate::ledger::Violation;
 use crate::node::{Asked, Asker, Job, Life, Point, Process};
 use crate::plan::Kind;
@@ -160,7 +161,7 @@ impl World<'_> {
         settings.configuration = node.home.clone();
         settings.incarnation = node.life.incarnation;
         settings.joins = node.joins;
-        settings.strategies = concur_decision::find;
+        settings.strategies = schedule.strategies;
         settings.volume = tuning.volume;
         settings.batches_in_flight_max = tuning.batches_in_flight_max;
         settings.batch_commands_max = tuning.batch_commands_max;
@@ -652,6 +653,10 @@ impl World<'_> {
         let flights = process.replica.batches_in_flight() > tuning.batches_in_flight_max;
         if flights || process.tokens.len() > 2_000 {
             return Err(Violation::new("bounds", format!("r{index} holds more than it may: {:?}", process.replica.status())));
+        }
+        if let Some(kept) = &mut self.kept {
+            let concur_core::Inspection { retained, retained_bytes, .. } = process.replica.inspect();
+            kept.push(Kept { at: self.now.since(Time(1_000_000_000)), node: index, retained, retained_bytes });
         }
         self.leads(index).map(drop)
     }

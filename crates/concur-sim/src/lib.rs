@@ -7,7 +7,8 @@
 //! falling back, one leader a term, bounded queues, refusing rather than lying, and progress once everything is healed. Who is in
 //! and by which strategy they decide changes while all that happens: an operator has wishes of its own ([`Wish`]).
 //! [`sweep`](sweep()) runs many seeds on all cores and tells what they covered; [`shrink`](shrink()) makes a run that fails small;
-//! [`latency`] measures commit latencies that must equal closed forms.
+//! [`latency`] measures commit latencies that must equal closed forms; [`check_strategy!`] makes of all this, and of small worlds of
+//! a protocol's cores alone, an [`examination`] that any crate can have its protocol sit.
 //!
 //! The same seed gives the same bytes on any machine: nothing here iterates a hash map, reads a clock or shares anything between
 //! runs.
@@ -16,10 +17,12 @@
 //! the engine are never damaged.
 
 mod chase;
+mod check;
 mod clients;
 mod coverage;
 mod decisions;
 mod drive;
+pub mod examination;
 mod fault;
 mod history;
 pub mod latency;
@@ -45,6 +48,7 @@ mod trouble;
 mod witness;
 mod world;
 
+pub use check::check;
 pub use coverage::Coverage;
 pub use fault::{Episode, Fault};
 pub use ledger::Violation;

@@ -166,10 +166,11 @@ impl World<'_> {
         Some((Change::Add { newcomer: self.newcomer(slot)?, votes }, None))
     }
 
-    /// Another strategy that is registered, if the one that the run began with is: it is to come back.
+    /// Another strategy, if the one that the run began with can be named: it is to come back.
     fn switch(&self, newest: &Configuration, place: usize) -> Option<Change> {
-        concur_decision::find(self.schedule.strategy.traits.name)?;
-        let names = concur_decision::registry().iter().map(|strategy| strategy.traits.name);
+        let own = (self.schedule.strategies)(self.schedule.strategy.traits.name)?.traits.name;
+        let foreign = concur_decision::find(own).is_none().then_some(own);
+        let names = concur_decision::registry().iter().map(|strategy| strategy.traits.name).chain(foreign);
         let others: Vec<&str> = names.filter(|name| *name != newest.strategy).collect();
         let strategy = others.get(place % others.len().max(1))?;
         Some(Change::Switch { strategy: (*strategy).into() })

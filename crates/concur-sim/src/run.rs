@@ -38,9 +38,9 @@ pub(crate) fn guarded<T>(act: impl FnOnce() -> T) -> Result<T, Violation> {
             }
         }));
     });
-    CATCHING.set(true);
+    let before = CATCHING.replace(true);
     let result = catch_unwind(AssertUnwindSafe(act));
-    CATCHING.set(false);
+    CATCHING.set(before);
     result.map_err(|_| {
         let message = CAUGHT.take().unwrap_or_else(|| "no message".to_owned());
         Violation::new("panic", message)

@@ -7,7 +7,7 @@
 use crate::fault::{Episode, Fault};
 use crate::lives;
 use crate::plan::{Plan, Wish};
-use concur_core::{ReplicaId, ReplicaSet, Rng, Strategy};
+use concur_core::{Protocol, ReplicaId, ReplicaSet, Rng, Strategy};
 use concur_kv::Ordering;
 use concur_network::Volume;
 use std::fmt;
@@ -24,12 +24,19 @@ pub struct Options {
     pub ordering: Option<Ordering>,
     /// Which kinds of fault may strike.
     pub faults: Vec<Fault>,
+    /// The protocols that an epoch may name. If the one above is among them, the group goes over to others and back.
+    pub strategies: fn(&str) -> Option<Strategy>,
 }
 
 impl Options {
     /// Everything is drawn, every fault may strike.
     pub fn new(strategy: Strategy) -> Self {
-        Self { strategy, replicas: None, ordering: None, faults: Fault::ALL.to_vec() }
+        Self { strategy, replicas: None, ordering: None, faults: Fault::ALL.to_vec(), strategies: concur_decision::find }
+    }
+
+    /// The same, for a protocol that need not be registered.
+    pub fn of<P: Protocol>() -> Self {
+        Self { strategies: find_with::<P>, ..Self::new(Strategy::of::<P>()) }
     }
 
     /// The ordering that a word names: `total` or `per-key`.
@@ -42,6 +49,11 @@ impl Options {
     }
 }
 
+/// The protocol of that name: `P`, or a registered one.
+fn find_with<P: Protocol>(name: &str) -> Option<Strategy> {
+    Some(Strategy::of::<P>()).filter(|strategy| strategy.traits.name == name).or_else(|| concur_decision::find(name))
+}
+
 /// One run, as data.
 #[derive(Debug, Clone)]
 pub struct Schedule {
@@ -49,6 +61,8 @@ pub struct Schedule {
     pub seed: u64,
     /// The protocol.
     pub strategy: Strategy,
+    /// The protocols that an epoch may name.
+    pub strategies: fn(&str) -> Option<Strategy>,
     /// How many replicas begin the group.
     pub replicas: usize,
     /// How many machines stand by, and come in when somebody wants it.
@@ -200,7 +214,7 @@ impl Schedule {
         let clients = draw_clients(&mut rng, &tuning, replicas, keys, healed);
         network.extend(&mut apart, replicas + plan.spares, wide);
         tuning.draw_for_epochs(&mut apart, &episodes);
-        let strategy = options.strategy;
+        let (strategy, strategies) = (options.strategy, options.strategies);
         let (spares, wishes, operated) = (plan.spares, plan.wishes, !of_epochs.is_empty());
         tuning.absence_max = tuning.absence_max.filter(|_| operated);
         let harassed = operated && apart.chance(400_000);
@@ -208,6 +222,7 @@ impl Schedule {
         Self {
             seed,
             strategy,
+            strategies,
             replicas,
             spares,
             ordering,

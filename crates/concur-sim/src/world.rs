@@ -10,6 +10,7 @@
 
 use crate::chase::{Chase, Strike};
 use crate::clients::{Client, Sent};
+use crate::examination::Kept;
 use crate::history;
 use crate::ledger::{Ledger, Violation};
 use crate::network::Links;
@@ -87,6 +88,8 @@ pub(crate) struct World<'a> {
     /// Which machines are cut off by each episode of lost disks that is aimed.
     pub(crate) turns: BTreeMap<usize, ReplicaSet>,
     pub(crate) steady: Option<Steady>,
+    /// What protocols kept, whenever the world looked, if it is asked for.
+    pub(crate) kept: Option<Vec<Kept>>,
     /// Things that came for a node while it was paused.
     held: Vec<(usize, Thing)>,
     pub(crate) out: Output,
@@ -206,6 +209,7 @@ impl<'a> World<'a> {
             chase: Chase::default(),
             turns: BTreeMap::new(),
             steady: None,
+            kept: None,
             held: Vec::new(),
             out: Output::default(),
             notes: Notes::default(),
@@ -236,12 +240,23 @@ impl<'a> World<'a> {
         self.queue.push(Entry { at, order: self.order, thing });
     }
 
+    /// Runs to the end, and tells what protocols kept meanwhile.
+    pub(crate) fn run_sampled(mut self) -> (Outcome, Vec<Kept>) {
+        self.kept = Some(Vec::new());
+        let outcome = self.finish();
+        (outcome, self.kept.unwrap_or_default())
+    }
+
     /// Runs to the end.
     pub(crate) fn run(mut self) -> (Outcome, Option<Trace>) {
+        (self.finish(), self.trace)
+    }
+
+    fn finish(&mut self) -> Outcome {
         let started = self.now;
         let verdict = match crate::run::guarded(|| self.live()) {
             Ok(Ok(())) => {
-                let Self { schedule, ledger, clients, .. } = &self;
+                let Self { schedule, ledger, clients, .. } = &*self;
                 crate::run::guarded(|| history::check(schedule, ledger, clients))
             }
             Ok(Err(violation)) => Ok(Verdict::Violated(violation)),
@@ -250,7 +265,7 @@ impl<'a> World<'a> {
         let verdict = verdict.unwrap_or_else(Verdict::Violated);
         let completed = self.clients.iter().map(Client::completed).sum();
         let (fingerprint, events, lasted) = (self.fingerprint, self.events, self.now.since(started));
-        (Outcome { verdict, fingerprint, met: self.met, completed, events, lasted }, self.trace)
+        Outcome { verdict, fingerprint, met: std::mem::take(&mut self.met), completed, events, lasted }
     }
 
     pub(crate) fn live(&mut self) -> Result<(), Violation> {

@@ -1,0 +1,5 @@
+//! Viewstamped Replication sits the examination.
+
+use concur_example_viewstamped::Viewstamped;
+
+concur_sim::check_strategy!(Viewstamped);
