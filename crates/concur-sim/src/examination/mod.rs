@@ -258,7 +258,12 @@ fn why(promise: &str) -> &'static str {
         "liveness" | "convergence" => "once everything is healed clients go on within a bounded number of election timeouts",
         "bounds" => "a queue or a log that grows without end ends with the process",
         "two leaders" => "of two that lead at one ballot each decides",
-        "acknowledged" | "linearizable" | "exactly once" => "clients build on what they were told",
+        "acknowledged" | "linearizability" | "serializability" | "exactly once" | "invented" | "lost" | "read" | "replay" | "reply" => {
+            "clients build on what they were told"
+        }
+        "configuration" | "refused change" | "sealed" => "whoever does not know who is in, and when that changed, counts votes that do not count",
+        "damage" => "a replica must be able to read what it wrote, or it never votes again",
+        "disturbed" => "one that was cut off and comes back must not cost the others their leader",
         "determinism" => "a failure that cannot be replayed cannot be mended",
         "panic" => "nothing from outside stops a node: messages that are malformed or stale are dropped",
         "a_restart_from_records_forgets_nothing" => "a replica that starts again must not contradict what it said before",
