@@ -2,7 +2,7 @@
 
 use crate::explorer::{Case, budget, seal, write};
 use concur_core::{ReplicaId, Value};
-use concur_decision::epaxos::{EPaxos, Message};
+use concur_decision::epaxos::{EPaxos, Message, Record};
 
 /// What only spreads decisions one by one: losing it loses nothing.
 fn gossip(message: &Message) -> bool {
@@ -47,6 +47,27 @@ fn a_slow_path_and_two_suspicions() {
 fn two_commands_a_crash_and_a_suspicion() {
     check("two commands, a crash, a suspicion", vec![write(0, 0), write(1, 0)], 1, [0, 0, 1], gossip_and_commits);
     check("two commands, a crash, its own suspicion", vec![write(0, 0), write(1, 0)], 1, [1, 0, 0], gossip_and_commits);
+}
+
+/// Small enough to be looked at to the end: a command, a rival that interferes and that one replica alone knows, somebody who recovers
+/// the command whether its coordinator lives or not, and a crash of anybody at any moment, who goes on.
+fn small() -> Case<EPaxos> {
+    let (rivals, submits, timers) = (vec![write(1, 0)], vec![write(0, 0)], vec![0, 0, 1]);
+    Case { rivals, submits, timers, crashes: 1, irrelevant: gossip_and_commits, ..Case::default() }
+}
+
+#[test]
+fn everything_that_a_rival_a_recovery_and_a_crash_can_do() {
+    assert!(small().check_within("a rival, a recovery, a crash", usize::MAX));
+    let two = Case { timers: vec![1, 0, 1], cut: vec![(0, 1)], ..small() };
+    assert!(two.check_within("a rival, its own recovery and another's, a crash", usize::MAX));
+}
+
+#[test]
+#[should_panic(expected = "decided")]
+fn votes_that_are_not_kept_are_found_out() {
+    let lost = |record: &Record| matches!(record, Record::Committed { .. } | Record::PreAccepted { .. } | Record::Accepted { .. });
+    Case { lost, ..small() }.check_within("votes are lost", usize::MAX);
 }
 
 #[test]

@@ -261,7 +261,9 @@ fn why(promise: &str) -> &'static str {
         "acknowledged" | "linearizability" | "serializability" | "exactly once" | "invented" | "lost" | "read" | "replay" | "reply" => {
             "clients build on what they were told"
         }
-        "configuration" | "refused change" | "sealed" => "whoever does not know who is in, and when that changed, counts votes that do not count",
+        "configuration" | "refused change" | "sealed" => {
+            "whoever does not know who is in, and when that changed, counts votes that do not count"
+        }
         "damage" => "a replica must be able to read what it wrote, or it never votes again",
         "disturbed" => "one that was cut off and comes back must not cost the others their leader",
         "determinism" => "a failure that cannot be replayed cannot be mended",
