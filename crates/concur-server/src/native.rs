@@ -16,25 +16,27 @@ mod watch;
 pub(crate) use namespace::Namespace;
 
 use crate::door::Door;
-use crate::driver::{GroupStatus, MemberStatus};
+use crate::driver::{Answer, GroupStatus, MemberStatus};
 use crate::node::NodeOptions;
 use crate::peers::Me;
 use bytes::Bytes;
 use concur_core::{SessionId, Wire};
-use concur_peers::Change;
+use concur_peers::{Change, ChangeError, Outcome};
 use concur_proto::concur::v1 as pb;
 use concur_proto::concur::v1::concur_server::Concur;
 use concur_replica::{InSession, Level, Refused, Stamp as ReplicaStamp};
 use concur_store::snapshot::SnapshotHeader;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 /// How long a node tries to catch up before it is saved as it is.
 const CATCH_UP_MAX: Duration = Duration::from_secs(3);
+/// How often a change is looked at again for which too few of the next voters were there.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The native API of one node.
 #[derive(Clone)]
@@ -126,6 +128,21 @@ impl Native {
     }
 }
 
+/// Has a change decided. Where too few of the next voters are there, it is looked at again for as long as the caller waits, as any
+/// request without a quorum is: a member whose disk stalled, or that was not yet heard in this epoch, is there in a moment.
+async fn patiently(namespace: &Arc<dyn Namespace>, change: Change, timeout: Duration) -> Answer {
+    let deadline = Instant::now() + timeout;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let reply = namespace.change(change.clone(), left).await?;
+        let waits = matches!(Outcome::from_bytes(&reply.body), Ok(Outcome::Refused(ChangeError::NoQuorum { .. })));
+        if !waits || deadline.saturating_duration_since(Instant::now()) <= LOOK_INTERVAL {
+            return Ok(reply);
+        }
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    }
+}
+
 #[tonic::async_trait]
 impl Concur for Native {
     type WatchStream = ReceiverStream<Result<pb::WatchReply, Status>>;
@@ -135,7 +152,7 @@ impl Concur for Native {
         let request = request.into_inner();
         let (name, namespace) = self.namespace(&request.namespace)?;
         let change = Change::from_bytes(&request.change).map_err(|_| Status::invalid_argument("this change cannot be read"))?;
-        let reply = namespace.change(change, self.timeout(request.deadline_ms)).await.map_err(refused)?;
+        let reply = patiently(namespace, change, self.timeout(request.deadline_ms)).await.map_err(refused)?;
         Ok(Response::new(pb::ChangeReply { outcome: reply.body, stamp: self.stamp(name, reply.stamp) }))
     }
 

@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 
 /// How often a change is asked for again that came too early.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
-/// Within what time members are heard in an epoch that has begun, if they are there.
-const HEARD_WITHIN: Duration = Duration::from_secs(1);
+/// Within what time members are heard, if they are there: an epoch may have just begun, or a disk may stall.
+const HEARD_WITHIN: Duration = Duration::from_secs(3);
 
 #[tonic::async_trait]
 impl Cluster for Etcd {
