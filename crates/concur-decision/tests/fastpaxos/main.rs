@@ -1,5 +1,7 @@
 //! Fast Paxos' scenarios, each named for what it proves, and random schedules.
 
+#[path = "../common/mod.rs"]
+mod common;
 mod elections;
 mod random;
 mod world;

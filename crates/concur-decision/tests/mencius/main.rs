@@ -1,5 +1,7 @@
 //! Mencius' scenarios, each named for what it proves, and random schedules.
 
+#[path = "../common/mod.rs"]
+mod common;
 mod random;
 mod world;
 
@@ -48,7 +50,7 @@ fn a_proposal_leaves_once_it_is_durable_and_a_restart_proposes_in_a_later_slot()
     assert!(world.wires.iter().any(|(.., message)| matches!(message, Message::Accept { slot: 0, .. })));
     world.wires.clear();
     world.crash(0, 0);
-    world.start(0, false);
+    world.start(0).expect("records");
     world.submit(0, 2);
     world.sync(0);
     assert!(world.wires.iter().any(|(.., message)| matches!(message, Message::Accept { slot: 3, .. })));
@@ -167,7 +169,7 @@ fn an_owner_that_joined_a_higher_ballot_neither_proposes_nor_skips_there() {
     assert!(records_of(&world, 0).iter().all(|record| !matches!(record, Record::Skipped { .. })));
     // Nor does it after a restart.
     world.crash(0, 0);
-    world.start(0, false);
+    world.start(0).expect("records");
     assert_eq!(world.says(0, "next own slot"), 33);
 }
 
@@ -426,7 +428,7 @@ fn every_prefix_of_the_records_can_be_started_from() {
     world.crash(1, 0);
     world.submit(0, 20);
     world.run(4_000);
-    world.start(1, false);
+    world.start(1).expect("records");
     world.submit(1, 21);
     world.run(4_000);
     for i in 0..3 {

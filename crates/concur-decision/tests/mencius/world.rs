@@ -1,314 +1,40 @@
-//! A small deterministic world for Mencius' cores: messages in a bag, disks that lag, crashes that lose what was not durable, links
-//! that are cut. It checks after every step that no two replicas decide differently, that nothing is decided twice to different
-//! ends by one proposer, and that a read's frontier covers what had been acknowledged when the read came.
+//! Mencius in the common world: owners' slots, and what a revocation decides far ahead.
 
-use bytes::Bytes;
-use concur_core::*;
-use concur_decision::mencius::{Mencius, Message, Record, Timer};
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-use std::time::Duration;
+use crate::common::Cast;
+use concur_core::{BatchId, Corrupt, Mark, ReplicaId};
+use concur_decision::mencius::{Mencius, Message, Record};
 
-pub(crate) const ELECTION: Duration = Duration::from_millis(1000);
-pub(crate) const HEARTBEAT: Duration = Duration::from_millis(100);
+pub(crate) use crate::common::{HEARTBEAT, Setup, batch, id, r};
 
-/// What the replicas of a world have in common.
-#[derive(Debug, Clone)]
-pub(crate) struct Setup {
-    pub(crate) voters: usize,
-    pub(crate) seed: u64,
-    pub(crate) message_bytes_max: usize,
-    pub(crate) retained_bytes_max: usize,
-    pub(crate) window_max: usize,
-}
+pub(crate) type World = crate::common::World<Mencius>;
 
-impl Setup {
-    pub(crate) fn of(voters: usize) -> Self {
-        Self { voters, seed: 1, message_bytes_max: 1 << 20, retained_bytes_max: 1 << 20, window_max: 8 }
+impl Cast for Mencius {
+    /// What was skipped at the start is settled once its record is durable, which the checkpoint's is.
+    const CHECKPOINT_SETTLES: bool = true;
+
+    /// What is decided far ahead, by a revocation, is nothing to wait for.
+    fn demand(world: &World) -> u64 {
+        world.acknowledged
     }
-}
 
-pub(crate) struct World {
-    pub(crate) setup: Setup,
-    pub(crate) now: Time,
-    pub(crate) nodes: Vec<Node>,
-    /// On their way.
-    pub(crate) wires: Vec<(ReplicaId, ReplicaId, Message)>,
-    /// Links that are down, one way.
-    pub(crate) cut: BTreeSet<(ReplicaId, ReplicaId)>,
-    /// What was decided, by anybody, ever.
-    pub(crate) chosen: BTreeMap<u64, Value>,
-    /// One past the last slot of a value that was executed at its origin: what a read must cover.
-    acknowledged: u64,
-    demanded: BTreeMap<(ReplicaId, ReadId), u64>,
-    pub(crate) notes: BTreeMap<&'static str, u64>,
-    boots: u64,
-}
-
-pub(crate) struct Node {
-    pub(crate) core: Option<Mencius>,
-    pub(crate) cx: Context<Mencius>,
-    pub(crate) timers: BTreeMap<Timer, Time>,
-    /// Durable.
-    pub(crate) stored: Vec<Record>,
-    /// Persisted in this run, not durable yet.
-    pub(crate) unsynced: Vec<Record>,
-    /// How many records of this run are durable.
-    durable: u64,
-    held: Vec<(Ticket, ReplicaSet, Message)>,
-    /// Whether everything is durable at once.
-    pub(crate) quick_disk: bool,
-    /// How many slots are executed, and how many of them durably.
-    pub(crate) executed: u64,
-    pub(crate) saved: u64,
-    /// Decided, and not yet executed.
-    ahead: BTreeMap<u64, Value>,
-    pub(crate) fetches: Vec<(ReplicaId, u64)>,
-    pub(crate) refused: Vec<(BatchId, Refusal)>,
-    pub(crate) reads: Vec<(ReadId, u64)>,
-}
-
-pub(crate) fn r(n: usize) -> ReplicaId {
-    ReplicaId(n as u8)
-}
-
-pub(crate) fn id(origin: usize, number: u64) -> BatchId {
-    BatchId { origin: r(origin), boot: BootCount(1), number }
-}
-
-pub(crate) fn batch(origin: usize, number: u64) -> Value {
-    let commands = Bytes::from_static(b"put");
-    Value::Batch(Batch { id: id(origin, number), logged_ms: 0, footprint: Footprint::Everything, commands })
+    fn end(world: &World) -> u64 {
+        world.values().last().map_or(0, |(slot, _)| slot + 1)
+    }
 }
 
 pub(crate) fn mark(executed: u64) -> Mark<()> {
-    Mark { frontier: Frontier::slots(Epoch(0), executed), orders: vec![] }
+    crate::common::mark(executed, ())
+}
+
+/// A core on its own, from these records and this executed state.
+pub(crate) fn recover(setup: &Setup, i: usize, records: Vec<Record>, executed: u64) -> Result<Mencius, Corrupt> {
+    World::recover(setup, i, records, mark(executed))
 }
 
 impl World {
-    /// Replicas that enter the epoch.
-    pub(crate) fn new(setup: Setup) -> Self {
-        let nodes = (0..setup.voters).map(|i| Node::new(&setup, i)).collect();
-        let mut world = Self {
-            setup,
-            now: Time::from_millis(10_000),
-            nodes,
-            wires: Vec::new(),
-            cut: BTreeSet::new(),
-            chosen: BTreeMap::new(),
-            acknowledged: 0,
-            demanded: BTreeMap::new(),
-            notes: BTreeMap::new(),
-            boots: 0,
-        };
-        for i in 0..world.nodes.len() {
-            world.start(i, true);
-        }
-        world
-    }
-
-    pub(crate) fn start(&mut self, i: usize, fresh: bool) {
-        self.boots += 1;
-        let config = config(&self.setup, i);
-        let node = &mut self.nodes[i];
-        node.cx = Context::new(self.now, Rng::new(self.setup.seed * 1_000_003 + self.boots), Arc::new(config));
-        let boot = Boot { records: node.stored.clone(), mark: mark(node.saved), first: None, fresh, boot: BootCount(self.boots) };
-        node.core = Some(Mencius::recover(boot, &mut node.cx).expect("records that agree with themselves"));
-        node.executed = node.saved;
-        self.take_effects(i);
-    }
-
-    /// Stops a replica; `survive` of its records that were not known durable turn out to be.
-    pub(crate) fn crash(&mut self, i: usize, survive: usize) {
-        let node = &mut self.nodes[i];
-        node.core = None;
-        let survivors: Vec<Record> = node.unsynced.drain(..).take(survive).collect();
-        node.stored.extend(survivors);
-        node.durable = 0;
-        node.held.clear();
-        node.timers.clear();
-        node.ahead.clear();
-        node.fetches.clear();
-        self.demanded.retain(|&(by, _), _| by != r(i));
-        // Messages to oneself do not outlive the process.
-        self.wires.retain(|(from, to, _)| (*from, *to) != (r(i), r(i)));
-    }
-
-    pub(crate) fn input(&mut self, i: usize, input: Input<Mencius>) {
-        if let Input::Read { id, .. } = &input {
-            self.demanded.insert((r(i), *id), self.acknowledged);
-        }
-        let node = &mut self.nodes[i];
-        node.cx.now = self.now;
-        let Some(core) = &mut node.core else { return };
-        core.step(input, &mut node.cx);
-        self.take_effects(i);
-    }
-
-    fn take_effects(&mut self, i: usize) {
-        for effect in self.nodes[i].cx.take_effects() {
-            let node = &mut self.nodes[i];
-            match effect {
-                Effect::Persist(record) => node.unsynced.push(Record::from_bytes(&record.to_bytes()).expect("readable")),
-                Effect::Send { to, message, after } => node.held.push((after, to, message)),
-                Effect::Solicit { .. } => unreachable!("everyone is sent to"),
-                Effect::Arm { timer, due } => drop(node.timers.insert(timer, due)),
-                Effect::Disarm { timer } => drop(node.timers.remove(&timer)),
-                Effect::Decide { run, value, order: () } => self.decide(i, run, value),
-                Effect::ReadAt { id, frontier } => {
-                    let demanded = self.demanded.remove(&(r(i), id)).expect("a read is answered once");
-                    let below = frontier.below(LaneId(0));
-                    assert!(below >= demanded, "seed {}: read at {below}, but {demanded} were acknowledged", self.setup.seed);
-                    node.reads.push((id, below));
-                }
-                Effect::Refuse { id, reason } => node.refused.push((id, reason)),
-                Effect::RefuseRead { id, .. } => drop(self.demanded.remove(&(r(i), id)).expect("a read is answered once")),
-                Effect::Fetch { from, frontier } => node.fetches.push((from, frontier.below(LaneId(0)))),
-                Effect::Note { name, .. } => *self.notes.entry(name).or_default() += 1,
-            }
-        }
-        self.release(i);
-        if self.nodes[i].quick_disk {
-            self.sync(i);
-        }
-    }
-
-    fn decide(&mut self, i: usize, run: Run, value: Value) {
-        for slot in run.first.number..run.first.number + run.count {
-            let known = self.chosen.entry(slot).or_insert_with(|| value.clone());
-            assert_eq!(*known, value, "seed {}: replica {i} decides differently at {slot}", self.setup.seed);
-            if slot >= self.nodes[i].executed {
-                self.nodes[i].ahead.insert(slot, value.clone());
-            }
-        }
-        self.execute(i);
-    }
-
-    fn execute(&mut self, i: usize) {
-        let node = &mut self.nodes[i];
-        while let Some(value) = node.ahead.remove(&node.executed) {
-            node.executed += 1;
-            if value.id().is_some_and(|id| id.origin == r(i)) {
-                self.acknowledged = self.acknowledged.max(node.executed);
-            }
-        }
-    }
-
-    /// Everything persisted becomes durable, and what waited for it leaves.
-    pub(crate) fn sync(&mut self, i: usize) {
-        let node = &mut self.nodes[i];
-        node.durable += node.unsynced.len() as u64;
-        let records = std::mem::take(&mut node.unsynced);
-        node.stored.extend(records);
-        self.release(i);
-    }
-
-    fn release(&mut self, i: usize) {
-        let node = &mut self.nodes[i];
-        let durable = Ticket(node.durable);
-        for (after, to, message) in std::mem::take(&mut node.held) {
-            if after <= durable {
-                self.wires.extend(to.iter().map(|to| (r(i), to, message.clone())));
-            } else {
-                node.held.push((after, to, message));
-            }
-        }
-    }
-
-    pub(crate) fn deliver(&mut self, index: usize) {
-        let (from, to, message) = self.wires.remove(index);
-        if !self.cut.contains(&(from, to)) {
-            let message = Message::from_bytes(&message.to_bytes()).expect("readable");
-            self.input(usize::from(to.0), Input::Receive { from, message });
-        }
-    }
-
-    /// Delivers what is on its way, in order, until nothing is; no time passes.
-    pub(crate) fn settle(&mut self) {
-        while !self.wires.is_empty() {
-            self.deliver(0);
-        }
-    }
-
-    /// Delivers only what such messages are; the others stay.
+    /// Delivers only what such messages are, and what comes from oneself; the others stay.
     pub(crate) fn deliver_those(&mut self, those: impl Fn(ReplicaId, ReplicaId, &Message) -> bool) {
-        while let Some(next) = self.wires.iter().position(|(from, to, message)| from == to || those(*from, *to, message)) {
-            self.deliver(next);
-        }
-    }
-
-    /// Fires the timer that is due first, and moves the clock there; false if that is later than `until`.
-    pub(crate) fn fire(&mut self, until: Time) -> bool {
-        let armed = self.nodes.iter().enumerate().flat_map(|(i, node)| node.timers.iter().map(move |(&timer, &due)| (due, i, timer)));
-        let Some((due, i, timer)) = armed.min().filter(|&(due, ..)| due <= until) else { return false };
-        self.now = self.now.max(due);
-        self.nodes[i].timers.remove(&timer);
-        self.input(i, Input::Expired(timer));
-        true
-    }
-
-    /// Lets time pass with links that are instant.
-    pub(crate) fn run(&mut self, millis: u64) {
-        let until = self.now + Duration::from_millis(millis);
-        self.settle();
-        while self.fire(until) {
-            self.settle();
-            for i in 0..self.nodes.len() {
-                self.install(i);
-            }
-            self.settle();
-        }
-        self.now = until;
-    }
-
-    /// Cuts every link between these and the others.
-    pub(crate) fn isolate(&mut self, those: &[usize]) {
-        for a in 0..self.nodes.len() {
-            for b in 0..self.nodes.len() {
-                if those.contains(&a) != those.contains(&b) {
-                    self.cut.insert((r(a), r(b)));
-                }
-            }
-        }
-    }
-
-    pub(crate) fn submit(&mut self, i: usize, number: u64) {
-        self.input(i, Input::Submit(batch(i, number)));
-    }
-
-    pub(crate) fn read(&mut self, i: usize, number: u64) -> ReadId {
-        let id = ReadId { boot: BootCount(self.boots), number };
-        self.input(i, Input::Read { id, footprint: Footprint::Everything });
-        id
-    }
-
-    /// Everything executed here is durable and may be forgotten; records are rewritten as a checkpoint.
-    pub(crate) fn compact(&mut self, i: usize) {
-        self.sync(i);
-        let node = &mut self.nodes[i];
-        node.saved = node.executed;
-        let saved = node.saved;
-        self.input(i, Input::Floor(Frontier::slots(Epoch(0), saved)));
-        self.sync(i);
-        let node = &mut self.nodes[i];
-        let Some(core) = &node.core else { return };
-        node.stored = core.checkpoint();
-    }
-
-    /// Gives replica `i` the state that it asked for first, if whoever it asked has it.
-    pub(crate) fn install(&mut self, i: usize) {
-        if self.nodes[i].fetches.is_empty() || self.nodes[i].core.is_none() {
-            return;
-        }
-        let (from, below) = self.nodes[i].fetches.remove(0);
-        let theirs = &self.nodes[usize::from(from.0)];
-        let state = theirs.executed;
-        if theirs.core.is_some() && state >= below && state > self.nodes[i].executed {
-            (self.nodes[i].executed, self.nodes[i].saved) = (state, state);
-            self.nodes[i].ahead.retain(|&slot, _| slot >= state);
-            self.input(i, Input::Installed(mark(state)));
-            self.execute(i);
-        }
+        self.settle_but(|from, to, message| from != to && !those(from, to, message));
     }
 
     /// The slots that hold values, and whose.
@@ -318,56 +44,7 @@ impl World {
 
     /// A number that the core says of itself.
     pub(crate) fn says(&self, i: usize, name: &str) -> u64 {
-        let details = self.nodes[i].core.as_ref().expect("running").inspect().details;
+        let details = self.inspect(i).details;
         details.into_iter().find(|(key, _)| *key == name).expect("said").1.parse().expect("a number")
-    }
-
-    pub(crate) fn noted(&self, name: &str) -> u64 {
-        self.notes.get(name).copied().unwrap_or(0)
-    }
-
-    pub(crate) fn is_quiet(&self) -> bool {
-        self.wires.is_empty() && self.nodes.iter().all(|node| node.timers.is_empty())
-    }
-}
-
-impl Node {
-    fn new(setup: &Setup, i: usize) -> Self {
-        Self {
-            core: None,
-            cx: Context::new(Time(0), Rng::new(0), Arc::new(config(setup, i))),
-            timers: BTreeMap::new(),
-            stored: Vec::new(),
-            unsynced: Vec::new(),
-            durable: 0,
-            held: Vec::new(),
-            quick_disk: true,
-            executed: 0,
-            saved: 0,
-            ahead: BTreeMap::new(),
-            fetches: Vec::new(),
-            refused: Vec::new(),
-            reads: Vec::new(),
-        }
-    }
-}
-
-/// A core on its own, from these records and this executed state.
-pub(crate) fn recover(setup: &Setup, i: usize, records: Vec<Record>, executed: u64) -> Result<Mencius, Corrupt> {
-    let mut cx = Context::new(Time(0), Rng::new(0), Arc::new(config(setup, i)));
-    Mencius::recover(Boot { records, mark: mark(executed), first: None, fresh: false, boot: BootCount(1) }, &mut cx)
-}
-
-fn config(setup: &Setup, i: usize) -> Config {
-    Config {
-        group: GroupId(1),
-        epoch: Epoch(0),
-        me: r(i),
-        quorums: QuorumSystem::majority(ReplicaSet::first(setup.voters)),
-        heartbeat: HEARTBEAT,
-        election: ELECTION,
-        window_max: setup.window_max,
-        message_bytes_max: setup.message_bytes_max,
-        retained_bytes_max: setup.retained_bytes_max,
     }
 }

@@ -1,9 +1,10 @@
 //! Who leads, and who does not.
 
-use crate::world::{self, Setup, World, ballot, batch, r};
+use crate::common::Cast;
+use crate::world::{Setup, World, ballot, batch, r};
 use crate::{hears, led};
 use concur_core::*;
-use concur_decision::multipaxos::Message;
+use concur_decision::multipaxos::{Message, MultiPaxos};
 
 #[test]
 fn an_isolated_replica_does_not_disturb_when_it_comes_back() {
@@ -26,7 +27,7 @@ fn whoever_cannot_hear_the_leader_is_refused_by_those_who_can_and_learns_from_th
     world.run(20_000);
     assert_eq!((world.leader(), world.ballot(leader)), (Some(leader), seen));
     assert!(world.noted("pre-prepare refused") > 0);
-    assert_eq!(world.nodes[other].state, 1, "what is decided goes around the link that is down");
+    assert_eq!(world.nodes[other].executed, 1, "what is decided goes around the link that is down");
     // The connection's end is a hint, which those who hear the leader do not share.
     world.input(other, Input::Peer(r(leader), Health::Down));
     world.run(5_000);
@@ -99,7 +100,7 @@ fn a_leader_whose_disk_stalls_steps_down() {
     world.nodes[leader].quick_disk = false;
     world.submit(leader, 1);
     world.run(300);
-    assert_eq!((world.nodes[leader].state, world.decided()), (1, 1), "the others' disks are enough");
+    assert_eq!((world.nodes[leader].executed, world.decided()), (1, 1), "the others' disks are enough");
     world.run(1_000);
     assert_ne!(world.role(leader), "leader");
     world.run(4_000);
@@ -138,7 +139,7 @@ fn a_restarted_candidate_or_leader_never_uses_its_ballot_again() {
     world.nodes[leader].quick_disk = false;
     world.submit(leader, 1);
     world.crash(leader, 0);
-    world.start(leader, false).expect("records");
+    world.start(leader).expect("records");
     world.nodes[leader].quick_disk = true;
     world.cut.clear();
     assert_eq!(world.role(leader), "follower");
@@ -158,14 +159,14 @@ fn the_first_leader_of_an_epoch_needs_no_phase_1_but_only_in_its_first_run() {
     world.settle();
     assert_eq!(world.decided(), 1);
     world.crash(2, 0);
-    world.start(2, false).expect("records");
+    world.start(2).expect("records");
     assert_eq!(world.role(2), "follower");
 
     // It crashed before anything was durable.
     let mut world = World::new(Setup { first: Some(r(2)), ..Setup::of(3) });
     world.crash(2, 0);
     world.nodes[2].stored.clear();
-    world.start(2, false).expect("records");
+    world.start(2).expect("records");
     assert_eq!((world.role(2), world.ballot(2)), ("follower", 66));
 }
 
@@ -185,7 +186,7 @@ fn a_leader_that_leaves_hands_over() {
     world.input(leader, Input::Leave);
     world.wires.clear();
     world.cut = (0..3).flat_map(|a| (0..3).map(move |b| (r(a), r(b)))).filter(|(from, _)| *from == r(leader)).collect();
-    world.run(world::ELECTION.as_millis() as u64 / 2);
+    world.run(MultiPaxos::ELECTION.as_millis() as u64 / 2);
     world.cut.clear();
     world.run(5_000);
     assert!(world.leader().is_some());

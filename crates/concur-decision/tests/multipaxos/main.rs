@@ -1,14 +1,17 @@
 //! Multi-Paxos's scenarios, each named for what it proves, and random schedules.
 
+#[path = "../common/mod.rs"]
+mod common;
 mod elections;
 mod random;
 mod records;
 mod world;
 
+use common::Cast;
 use concur_core::*;
-use concur_decision::multipaxos::{Message, Report, Timer};
+use concur_decision::multipaxos::{Message, MultiPaxos, Report, Timer};
 use concur_decision::slots::Learn;
-use world::{Setup, World, ballot, batch, mark, r, records};
+use world::{Setup, World, ballot, batch, counts, mark, r, records};
 
 /// Voters with a leader, which has nothing to bring up.
 fn led(setup: Setup) -> (World, usize) {
@@ -71,7 +74,7 @@ fn whoever_has_missed_everything_can_lead() {
     world.campaign(behind);
     world.run(100);
     assert_eq!(world.leader(), Some(behind));
-    assert_eq!(world.nodes[behind].state, 5);
+    assert_eq!(world.nodes[behind].executed, 5);
     assert!(world.noted("decision learned in phase 1") + world.noted("value proposed again") >= 5);
 }
 
@@ -218,7 +221,7 @@ fn what_is_not_answered_is_sent_again_carefully() {
     assert_eq!(world.wires.len(), 8 + 4, "four messages to each of the others, ahead of the answers; its own votes");
     world.settle();
     world.cut.clear();
-    let until = world.now + world::ELECTION / 2;
+    let until = world.now + MultiPaxos::ELECTION / 2;
     while world.fire(until) && !world.wires.iter().any(|(.., message)| matches!(message, Message::Accept { .. })) {
         world.settle();
     }
@@ -238,9 +241,9 @@ fn an_accept_that_was_lost_and_is_decided_is_asked_for() {
     world.cut.clear();
     world.submit(leader, 2);
     world.settle();
-    assert_eq!(world.nodes[behind].state, 0);
+    assert_eq!(world.nodes[behind].executed, 0);
     world.run(250);
-    assert_eq!(world.nodes[behind].state, 2);
+    assert_eq!(world.nodes[behind].executed, 2);
     assert_eq!(world.noted("learned by asking"), 1);
     // Execution that waits asks at once.
     world.cut.insert((r(leader), r(behind)));
@@ -249,7 +252,7 @@ fn an_accept_that_was_lost_and_is_decided_is_asked_for() {
     world.cut.clear();
     world.input(behind, Input::Wanted(Instance::slot(2)));
     world.settle();
-    assert_eq!(world.nodes[behind].state, 3);
+    assert_eq!(world.nodes[behind].executed, 3);
 }
 
 #[test]
@@ -258,9 +261,9 @@ fn where_a_batch_came_from_its_decision_is_told_at_once() {
     let (origin, third) = ((leader + 1) % 3, (leader + 2) % 3);
     world.input(leader, Input::Submit(batch(origin, 1)));
     world.settle();
-    assert_eq!((world.nodes[origin].state, world.nodes[third].state), (1, 0));
+    assert_eq!((world.nodes[origin].executed, world.nodes[third].executed), (1, 0));
     world.run(100);
-    assert_eq!(world.nodes[third].state, 1);
+    assert_eq!(world.nodes[third].executed, 1);
 }
 
 #[test]
@@ -362,7 +365,7 @@ fn a_read_needs_answers_that_come_after_it() {
 #[test]
 fn a_read_counts_a_quorum_that_votes_and_not_one_that_promises() {
     // Two of four promise, three vote: another two may have promised somebody else.
-    let mut world = World::new(Setup { counts: Some((2, 3)), ..Setup::of(4) });
+    let mut world = World::new(Setup { quorums: counts(4, 2, 3), ..Setup::of(4) });
     world.run(3_000);
     let leader = world.leader().expect("a leader");
     world.isolate(&[leader, (leader + 1) % 4]);
@@ -382,7 +385,7 @@ fn a_follower_asks_the_leader_for_a_frontier_and_learns_what_is_decided() {
     world.settle();
     let id = world.read(other, 1);
     world.settle();
-    assert_eq!((world.nodes[other].reads.clone(), world.nodes[other].state), (vec![(id, 1)], 1));
+    assert_eq!((world.nodes[other].reads.clone(), world.nodes[other].executed), (vec![(id, 1)], 1));
     // An old leader cannot confirm, and the follower gives up when it is gone.
     world.isolate(&[leader]);
     let lost = world.read(other, 2);

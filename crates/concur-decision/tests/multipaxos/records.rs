@@ -1,7 +1,7 @@
 //! Starting from records, and what a checkpoint keeps.
 
 use crate::led;
-use crate::world::{Setup, World, ballot, batch, mark, r, records, recover};
+use crate::world::{Setup, World, ballot, batch, counts, mark, r, records, recover};
 use concur_core::*;
 use concur_decision::multipaxos::{Message, MultiPaxos, Record, Report};
 use concur_decision::slots::{Kept, Learn, Vote};
@@ -65,11 +65,11 @@ fn a_checkpoint_knows_what_is_decided_and_state_stands_for_what_it_covers() {
     }
     world.settle();
     world.compact(leader);
-    world.nodes[leader].saved = 1;
+    world.nodes[leader].saved = mark(1);
     world.crash(leader, 0);
-    world.nodes[leader].state = 0;
-    world.start(leader, false).expect("records");
-    assert_eq!(world.nodes[leader].state, 3, "decided again, beyond the mark");
+    world.nodes[leader].executed = 0;
+    world.start(leader).expect("records");
+    assert_eq!(world.nodes[leader].executed, 3, "decided again, beyond the mark");
     let core = recover(&world.setup, leader, world.nodes[leader].stored.clone(), 9).expect("consistent");
     assert_eq!(core.checkpoint().last(), Some(&Record::Base { below: 9 }));
 }
@@ -79,9 +79,9 @@ fn a_replica_whose_state_is_behind_what_it_keeps_fetches_what_is_missing() {
     let stored = vec![Record::Promised { ballot: ballot(1, 0) }, Record::Base { below: 5 }];
     let mut world = World::from_records(Setup::of(3), vec![stored; 3]);
     for i in [0, 1] {
-        world.nodes[i].saved = 5;
+        world.nodes[i].saved = mark(5);
         world.crash(i, 0);
-        world.start(i, false).expect("records");
+        world.start(i).expect("records");
     }
     for i in [0, 2] {
         // As a follower, then as the leader.
@@ -93,12 +93,12 @@ fn a_replica_whose_state_is_behind_what_it_keeps_fetches_what_is_missing() {
         world.nodes[2].fetches.truncate(1);
         if i == 0 {
             world.crash(0, 0);
-            world.start(0, false).expect("records");
+            world.start(0).expect("records");
         }
     }
     world.install(2);
     world.run(500);
-    assert_eq!(world.nodes[2].state, 5);
+    assert_eq!(world.nodes[2].executed, 5);
     world.nodes[2].fetches.clear();
     world.run(500);
     assert!(world.nodes[2].fetches.is_empty());
@@ -107,7 +107,7 @@ fn a_replica_whose_state_is_behind_what_it_keeps_fetches_what_is_missing() {
 #[test]
 fn quorums_that_could_miss_a_value_are_refused() {
     let start = |prepare, accept| {
-        let setup = Setup { counts: Some((prepare, accept)), ..Setup::of(4) };
+        let setup = Setup { quorums: counts(4, prepare, accept), ..Setup::of(4) };
         recover(&setup, 0, vec![], 0).is_ok()
     };
     assert!(start(3, 2));

@@ -1,5 +1,7 @@
 //! Raft's scenarios, each named for what it proves, and random schedules.
 
+#[path = "../common/mod.rs"]
+mod common;
 mod random;
 mod world;
 
@@ -68,13 +70,13 @@ fn figure_8_an_entry_of_an_older_term_is_not_decided_by_counting() {
     world.crash(0, 0);
     world.wires.clear();
     world.cut.clear();
-    world.start(4, false).expect("records");
+    world.start(4).expect("records");
     while world.leader().is_none() {
         world.campaign(4);
         world.settle();
     }
     assert_eq!(world.log(2), [1, 3, world.term(4)]);
-    assert_eq!(world.chosen[&1].1, Term(3));
+    assert_eq!(world.orders[&1], Term(3));
 }
 
 #[test]
@@ -82,7 +84,7 @@ fn figure_8_an_entry_of_the_own_term_decides_everything_before_it() {
     let mut world = figure_8();
     world.settle();
     assert_eq!(world.decided(), 3);
-    assert_eq!(world.chosen[&1].1, Term(2));
+    assert_eq!(world.orders[&1], Term(2));
 }
 
 #[test]
@@ -199,7 +201,7 @@ fn a_leader_whose_disk_stalls_steps_down() {
     world.nodes[leader].quick_disk = false;
     world.submit(leader, 1);
     world.run(300);
-    assert_eq!(world.nodes[leader].state.length, world.decided(), "the others' disks are enough");
+    assert_eq!(world.nodes[leader].executed, world.decided(), "the others' disks are enough");
     world.run(1_000);
     assert_ne!(world.role(leader), "leader");
     world.run(4_000);
@@ -255,7 +257,7 @@ fn a_follower_asks_the_leader_for_a_frontier_and_learns_what_is_decided() {
     let id = world.read(other, 1);
     world.settle();
     assert_eq!(world.nodes[other].reads, [(id, 2)]);
-    assert_eq!(world.nodes[other].state.length, 2);
+    assert_eq!(world.nodes[other].executed, 2);
     // An old leader cannot confirm, and the follower gives up when it is gone.
     world.isolate(&[leader]);
     let lost = world.read(other, 2);
@@ -352,10 +354,10 @@ fn a_follower_behind_the_retained_log_is_given_state_and_goes_on_by_log() {
     assert_eq!(world.nodes[other].fetches.first(), Some(&(r(leader), 11)));
     world.install(other);
     world.run(1_000);
-    assert_eq!(world.nodes[other].state.length, 12);
+    assert_eq!(world.nodes[other].executed, 12);
     world.submit(leader, 11);
     world.run(200);
-    assert_eq!(world.nodes[other].state.length, 13);
+    assert_eq!(world.nodes[other].executed, 13);
 }
 
 #[test]
@@ -363,9 +365,9 @@ fn a_replica_whose_state_is_behind_its_log_fetches_what_is_missing() {
     let stored = vec![Record::Ballot { term: Term(1), vote: None }, Record::Base { point: point(1, 5) }];
     let mut world = World::from_records(Setup::of(3), vec![stored; 3]);
     for i in [0, 1] {
-        world.nodes[i].saved = point(1, 5);
+        world.nodes[i].saved = mark(point(1, 5));
         world.crash(i, 0);
-        world.start(i, false).expect("records");
+        world.start(i).expect("records");
     }
     for i in [0, 2] {
         // As a follower, then as the leader.
@@ -377,12 +379,12 @@ fn a_replica_whose_state_is_behind_its_log_fetches_what_is_missing() {
         world.nodes[2].fetches.truncate(1);
         if i == 0 {
             world.crash(0, 0);
-            world.start(0, false).expect("records");
+            world.start(0).expect("records");
         }
     }
     world.install(2);
     world.run(500);
-    assert_eq!(world.nodes[2].state.length, world.decided());
+    assert_eq!(world.nodes[2].executed, world.decided());
 }
 
 #[test]
@@ -410,14 +412,14 @@ fn the_first_leader_of_an_epoch_needs_no_votes_but_only_in_its_first_run() {
     world.settle();
     assert_eq!(world.decided(), 1);
     world.crash(2, 0);
-    world.start(2, false).expect("records");
+    world.start(2).expect("records");
     assert_eq!(world.role(2), "follower");
 
     // It crashed before anything was durable.
     let mut world = World::new(Setup { first: Some(r(2)), ..Setup::of(3) });
     world.crash(2, 0);
     world.nodes[2].stored.clear();
-    world.start(2, false).expect("records");
+    world.start(2).expect("records");
     assert_eq!((world.role(2), world.term(2)), ("follower", 1));
 }
 
@@ -440,10 +442,10 @@ fn where_a_batch_came_from_its_decision_is_told_at_once() {
     let (origin, third) = ((leader + 1) % 3, (leader + 2) % 3);
     world.input(leader, Input::Submit(batch(origin, 1)));
     world.settle();
-    assert_eq!(world.nodes[origin].state.length, 2);
-    assert_eq!(world.nodes[third].state.length, 1);
+    assert_eq!(world.nodes[origin].executed, 2);
+    assert_eq!(world.nodes[third].executed, 1);
     world.run(100);
-    assert_eq!(world.nodes[third].state.length, 2);
+    assert_eq!(world.nodes[third].executed, 2);
 }
 
 #[test]
