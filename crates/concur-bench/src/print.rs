@@ -5,6 +5,7 @@ use std::fmt::Write;
 use crate::compare::{CaseResult, Comparison, Placement};
 use crate::measure::{Latency, LoadReport};
 use crate::ratios::Paired;
+use crate::scale::{Scaling, Step};
 use crate::syncs::SyncCount;
 
 /// Fewer rounds than this are not enough to publish.
@@ -88,7 +89,7 @@ fn time(us: f64) -> String {
 }
 
 /// A number with its thousands apart.
-fn grouped(number: u64) -> String {
+pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (at, digit) in digits.char_indices() {
@@ -142,6 +143,49 @@ pub(crate) fn comparison(comparison: &Comparison) -> String {
         _ = writeln!(text, "{}", sync_row(&theirs.name, &syncs.theirs));
     }
     notes(&mut text, comparison);
+    text
+}
+
+/// What many of everything cost, as Markdown.
+pub(crate) fn scaling(scaling: &Scaling) -> String {
+    let (ours, theirs, machine) = (&scaling.ours, &scaling.theirs, &scaling.machine);
+    let mut text = String::new();
+    _ = writeln!(
+        text,
+        "{} {} beside {} {}, three durable nodes each, on one machine with the load generator on it: {}, {}, Linux {}, data on {}.",
+        ours.system.name,
+        ours.system.version,
+        theirs.system.name,
+        theirs.system.version,
+        machine.processor,
+        counted(machine.cores, "core"),
+        machine.kernel,
+        machine.filesystem
+    );
+    _ = writeln!(
+        text,
+        "One run, in this order on one cluster; {}-byte values; windows of {} s with {} puts a second unless the row says otherwise. A cell is {} / {}.\n",
+        scaling.value_bytes, scaling.seconds, scaling.rate, ours.system.name, theirs.system.name
+    );
+    _ = writeln!(
+        text,
+        "| what is there | took | latency of | p50 | p99 | longest | resident, largest node | on disk, largest node | errors |"
+    );
+    _ = writeln!(text, "| --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+    for (ours, theirs) in ours.steps.iter().zip(&theirs.steps) {
+        let both = |show: &dyn Fn(&Step) -> String| format!("{} / {}", show(ours), show(theirs));
+        let cells = [
+            both(&|step| format!("{:.1} s", step.took_seconds)),
+            ours.measured.clone(),
+            both(&|step| time(step.latency.p50_us)),
+            both(&|step| time(step.latency.p99_us)),
+            both(&|step| time(step.latency.max_us)),
+            both(&|step| format!("{:.0} MiB", step.resident_mib)),
+            both(&|step| format!("{:.0} MiB", step.disk_mib)),
+            both(&|step| grouped(step.errors)),
+        ];
+        _ = writeln!(text, "| {} | {} |", ours.what, cells.join(" | "));
+    }
     text
 }
 

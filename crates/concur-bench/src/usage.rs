@@ -51,9 +51,13 @@ impl Sample {
 /// What the processes used between two samples, for that many operations.
 pub(crate) fn between(pids: &[u32], earlier: &Sample, later: &Sample, operations: u64) -> Result<ServerUse, BenchError> {
     let cpu_seconds = later.seconds_since(earlier);
-    let resident_mib =
-        pids.iter().map(|pid| read(*pid, "status", |text| resident_kib(text).map(|kib| kib as f64 / 1024.0))).collect::<Result<_, _>>()?;
-    Ok(ServerUse { pids: pids.to_vec(), cpu_seconds, cpu_us_per_op: cpu_seconds * 1e6 / operations.max(1) as f64, resident_mib })
+    let cpu_us_per_op = cpu_seconds * 1e6 / operations.max(1) as f64;
+    Ok(ServerUse { pids: pids.to_vec(), cpu_seconds, cpu_us_per_op, resident_mib: resident_mib(pids)? })
+}
+
+/// Resident memory of each process.
+pub(crate) fn resident_mib(pids: &[u32]) -> Result<Vec<f64>, BenchError> {
+    pids.iter().map(|pid| read(*pid, "status", |text| resident_kib(text).map(|kib| kib as f64 / 1024.0))).collect()
 }
 
 /// The processes whose program has that name.
