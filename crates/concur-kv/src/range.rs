@@ -51,11 +51,14 @@ impl Kv {
         let records = self.store.range(&query.key, &query.range_end, at);
         let mut found: Vec<&Record>;
         let count;
-        if query.is_in_key_order() && !query.is_filtered() {
+        if query.is_in_default_order() && !query.is_filtered() {
             // One more than asked for tells whether there are more; the rest is only counted.
             found = records.take(limit.saturating_add(1)).collect();
             let is_all = found.len() <= limit;
             count = if is_all { found.len() as u64 } else { self.store.count(&query.key, &query.range_end, at) };
+            if query.sort_target != SortTarget::Key {
+                query.sort(&mut found);
+            }
         } else {
             found = records.collect();
             count = found.len() as u64;
@@ -70,11 +73,14 @@ impl Kv {
 }
 
 impl RangeQuery {
-    fn is_in_key_order(&self) -> bool {
-        self.sort_target == SortTarget::Key && self.sort_order != SortOrder::Descend
+    /// Whether no order is asked for, or that of the keys. The limit then says which keys are looked at, and a target without an order
+    /// sorts only those (and the one that tells that there are more), as in etcd.
+    pub fn is_in_default_order(&self) -> bool {
+        self.sort_order == SortOrder::None || (self.sort_target == SortTarget::Key && self.sort_order == SortOrder::Ascend)
     }
 
-    fn is_filtered(&self) -> bool {
+    /// Whether results are filtered by their revisions.
+    pub fn is_filtered(&self) -> bool {
         [self.min_mod_revision, self.max_mod_revision, self.min_create_revision, self.max_create_revision]
             .iter()
             .any(|&bound| bound != Revision::CURRENT)

@@ -204,6 +204,9 @@ impl Model {
         let max = |value: Revision, bound: Revision| bound.0 == 0 || value <= bound;
         kvs.retain(|kv| min(kv.mod_revision, query.min_mod_revision) && max(kv.mod_revision, query.max_mod_revision));
         kvs.retain(|kv| min(kv.create_revision, query.min_create_revision) && max(kv.create_revision, query.max_create_revision));
+        if query.is_in_default_order() && !query.is_filtered() && query.limit > 0 {
+            kvs.truncate(usize::try_from(query.limit).unwrap().saturating_add(1));
+        }
         match query.sort_target {
             SortTarget::Key => {}
             SortTarget::Version => kvs.sort_by_key(|kv| if query.sort_order == SortOrder::Descend { -kv.version } else { kv.version }),

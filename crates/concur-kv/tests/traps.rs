@@ -224,12 +224,28 @@ fn the_limit_applies_after_sorts_and_filters() {
     assert_eq!(sorted(SortTarget::Key, SortOrder::Descend, 2), "cb+");
     assert_eq!(sorted(SortTarget::Value, SortOrder::Ascend, 2), "bc+");
     assert_eq!(sorted(SortTarget::Value, SortOrder::None, 1), "b+", "another target without an order is ascending");
+    assert_eq!(sorted(SortTarget::Value, SortOrder::None, 0), "bca");
     assert_eq!(sorted(SortTarget::Mod, SortOrder::Descend, 1), "b+");
     assert_eq!(sorted(SortTarget::Create, SortOrder::Descend, 0), "cba");
     assert_eq!(sorted(SortTarget::Version, SortOrder::Descend, 1), "b+");
     let last = RangeQuery { min_mod_revision: Revision(4), limit: 1, ..range("a", "\0") };
     let answer = shell.range(last);
     assert_eq!((&answer.kvs[0].key[..], answer.more), (&b"b"[..], true));
+}
+
+#[test]
+fn a_target_without_an_order_sorts_what_the_limit_leaves_and_one_more() {
+    let mut shell = Shell::new();
+    for (key, value) in [("a", "4"), ("b", "3"), ("c", "2"), ("d", "1")] {
+        shell.set(key, value);
+    }
+    let sorted = |limit, sort_order| {
+        let answer = shell.range(RangeQuery { sort_target: SortTarget::Value, sort_order, limit, ..range("a", "\0") });
+        answer.kvs.iter().map(|kv| kv.key[0] as char).collect::<String>() + if answer.more { "+" } else { "" }
+    };
+    assert_eq!(sorted(1, SortOrder::None), "b+", "of a and b");
+    assert_eq!(sorted(2, SortOrder::None), "cb+", "of a, b and c");
+    assert_eq!(sorted(2, SortOrder::Ascend), "dc+");
 }
 
 #[test]

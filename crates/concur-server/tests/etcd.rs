@@ -87,6 +87,44 @@ async fn a_transaction_takes_the_branch_that_its_compares_say() {
 }
 
 #[tokio::test]
+async fn numbers_of_a_compare_that_mean_nothing_are_judged_as_etcd_judges_them() {
+    let node = Node::start().await;
+    let mut kv = KvClient::new(node.channel().await);
+    kv.put(put("there", "1")).await.expect("a put");
+    let mut holds = async |key: &str, target: i32, result: i32| {
+        let compare = pb::Compare { key: bytes(key), target, result, ..Default::default() };
+        kv.txn(pb::TxnRequest { compare: vec![compare], ..Default::default() }).await.expect("a transaction").into_inner().succeeded
+    };
+    let value = CompareTarget::Value as i32;
+    for (result, expected) in [(0, true), (1, false), (2, false), (3, false), (9, true)] {
+        assert_eq!((holds("there", 9, result).await, holds("none", -1, result).await), (expected, expected), "result {result}");
+    }
+    assert_eq!((holds("there", value, 9).await, holds("none", value, 9).await, holds("none", 0, -1).await), (true, false, true));
+}
+
+#[tokio::test]
+async fn what_is_wrong_in_two_ways_is_refused_for_the_one_that_etcd_sees_first() {
+    let node = Node::start().await;
+    let mut kv = KvClient::new(node.channel().await);
+    let nothing = pb::RequestOp { request: None };
+    let unsorted = op(Op::RequestRange(pb::RangeRequest { sort_order: 9, ..range("", "") }));
+    let txn = |success: Vec<pb::RequestOp>| pb::TxnRequest { success, ..Default::default() };
+    let invalid = Code::InvalidArgument;
+    assert_eq!(seen(kv.txn(txn(vec![nothing.clone(); 129])).await), (invalid, "etcdserver: too many operations in txn request".into()));
+    assert_eq!(seen(kv.txn(txn(vec![nothing.clone()])).await), (invalid, "etcdserver: key not found".into()));
+    assert_eq!(seen(kv.txn(txn(vec![unsorted, nothing.clone()])).await), (invalid, "etcdserver: key is not provided".into()));
+    let unkeyed = pb::TxnRequest { compare: vec![pb::Compare::default()], success: vec![nothing], ..Default::default() };
+    assert_eq!(seen(kv.txn(unkeyed).await), (invalid, "etcdserver: key is not provided".into()));
+    let unsorted = pb::RangeRequest { sort_target: 9, ..range("a", "") };
+    assert_eq!(seen(kv.range(unsorted.clone()).await), (invalid, "etcdserver: invalid sort option".into()));
+    assert_eq!(seen(kv.range_stream(unsorted).await), (invalid, "etcdserver: invalid sort option".into()));
+    let sorted = pb::RangeRequest { sort_order: 2, min_mod_revision: 1, ..range("a", "") };
+    assert_eq!(seen(kv.range_stream(sorted).await), (Code::Unimplemented, "RangeStream does not support custom sort orders".into()));
+    let filtered = pb::RangeRequest { min_mod_revision: 1, ..range("a", "") };
+    assert_eq!(seen(kv.range_stream(filtered).await), (Code::Unimplemented, "RangeStream does not support revision filters".into()));
+}
+
+#[tokio::test]
 async fn refusals_have_the_codes_and_texts_that_clients_compare() {
     let node = Node::start().await;
     let mut kv = KvClient::new(node.channel().await);

@@ -1,7 +1,8 @@
 //! Between etcd's messages and the store's commands, queries and answers.
 //!
 //! Requests are taken apart here and nowhere else. What the store itself refuses (an empty key, a duplicate one) is not
-//! checked again; refused here is only what its types cannot say, such as an operation that asks for nothing.
+//! checked again, but where a request can also be wrong in a way that the store's types cannot say (a sort order that does not exist,
+//! an operation that asks for nothing) everything is checked first, in the order in which etcd does.
 
 use concur_kv as store;
 use concur_kv::{KvError, LeaseId, Revision};
@@ -12,6 +13,33 @@ use pb::compare::{CompareResult, CompareTarget, TargetUnion};
 use pb::range_request::{SortOrder, SortTarget};
 use pb::request_op::Request;
 use pb::response_op::Response;
+
+/// Checks a range that etcd's API asks for.
+pub(crate) fn check_range(range: &pb::RangeRequest) -> Result<(), KvError> {
+    if range.key.is_empty() {
+        return Err(KvError::EmptyKey);
+    }
+    if SortOrder::try_from(range.sort_order).is_err() || SortTarget::try_from(range.sort_target).is_err() {
+        return Err(KvError::InvalidSortOption);
+    }
+    Ok(())
+}
+
+/// Checks a transaction that etcd's API asks for. What it writes twice is found by the store.
+pub(crate) fn check_txn(txn: &pb::TxnRequest, ops_max: usize) -> Result<(), KvError> {
+    let longest = txn.compare.len().max(txn.success.len()).max(txn.failure.len());
+    let left = ops_max.checked_sub(longest).ok_or(KvError::TooManyOps)?;
+    if txn.compare.iter().any(|compare| compare.key.is_empty()) {
+        return Err(KvError::EmptyKey);
+    }
+    txn.success.iter().chain(&txn.failure).try_for_each(|op| match op.request.as_ref().ok_or(KvError::KeyNotFound)? {
+        Request::RequestRange(range) => check_range(range),
+        Request::RequestPut(put) => store::check(&store::Command::Put(self::put(put.clone())), ops_max),
+        Request::RequestDeleteRange(delete) if delete.key.is_empty() => Err(KvError::EmptyKey),
+        Request::RequestDeleteRange(_) => Ok(()),
+        Request::RequestTxn(inner) => check_txn(inner, left),
+    })
+}
 
 pub(crate) fn put(put: pb::PutRequest) -> store::Put {
     store::Put {
@@ -61,7 +89,7 @@ pub(crate) fn range(range: pb::RangeRequest) -> Result<store::RangeQuery, KvErro
 
 pub(crate) fn txn(txn: pb::TxnRequest) -> Result<store::Txn, KvError> {
     Ok(store::Txn {
-        compare: txn.compare.into_iter().map(compare).collect::<Result<_, _>>()?,
+        compare: txn.compare.into_iter().map(compare).collect(),
         success: txn.success.into_iter().map(op).collect::<Result<_, _>>()?,
         failure: txn.failure.into_iter().map(op).collect::<Result<_, _>>()?,
     })
@@ -76,17 +104,35 @@ fn op(op: pb::RequestOp) -> Result<store::Op, KvError> {
     })
 }
 
-// The named target decides; what it is compared with is zero or empty unless the union gives that very field.
-fn compare(compare: pb::Compare) -> Result<store::Compare, KvError> {
+// The named target decides; what it is compared with is zero or empty unless the union gives that very field. A target that does not
+// exist compares as equal, and a result that does not exist is always the right one, as in etcd; only where there is no key a compare
+// of values holds never.
+fn compare(compare: pb::Compare) -> store::Compare {
+    use store::Relation::{Equal, Greater, Less, NotEqual};
     let relation = match CompareResult::try_from(compare.result) {
-        Ok(CompareResult::Equal) => store::Relation::Equal,
-        Ok(CompareResult::Greater) => store::Relation::Greater,
-        Ok(CompareResult::Less) => store::Relation::Less,
-        Ok(CompareResult::NotEqual) => store::Relation::NotEqual,
-        Err(_) => return Err(KvError::Malformed),
+        Ok(CompareResult::Equal) => Some(Equal),
+        Ok(CompareResult::Greater) => Some(Greater),
+        Ok(CompareResult::Less) => Some(Less),
+        Ok(CompareResult::NotEqual) => Some(NotEqual),
+        Err(_) => None,
     };
-    let given = compare.target_union;
-    let target = match (CompareTarget::try_from(compare.target).map_err(|_| KvError::Malformed)?, given) {
+    let target = CompareTarget::try_from(compare.target).ok();
+    let (relation, target) = match (relation, target) {
+        (Some(relation), Some(target)) => (relation, compared_with(target, compare.target_union)),
+        (None, Some(CompareTarget::Value)) => HOLDS_IF_THERE,
+        (None | Some(Equal), _) => HOLDS,
+        (Some(_), None) => HOLDS_NEVER,
+    };
+    store::Compare { key: compare.key, range_end: compare.range_end, relation, target }
+}
+
+/// Versions are 1 and more, and 0 where there is no key.
+const HOLDS: (store::Relation, store::Target) = (store::Relation::Greater, store::Target::Version(-1));
+const HOLDS_IF_THERE: (store::Relation, store::Target) = (store::Relation::Greater, store::Target::Version(0));
+const HOLDS_NEVER: (store::Relation, store::Target) = (store::Relation::Less, store::Target::Version(0));
+
+fn compared_with(target: CompareTarget, given: Option<TargetUnion>) -> store::Target {
+    match (target, given) {
         (CompareTarget::Version, Some(TargetUnion::Version(n))) => store::Target::Version(n),
         (CompareTarget::Version, _) => store::Target::Version(0),
         (CompareTarget::Create, Some(TargetUnion::CreateRevision(n))) => store::Target::Create(Revision(n)),
@@ -97,8 +143,7 @@ fn compare(compare: pb::Compare) -> Result<store::Compare, KvError> {
         (CompareTarget::Value, _) => store::Target::Value(bytes::Bytes::new()),
         (CompareTarget::Lease, Some(TargetUnion::Lease(n))) => store::Target::Lease(LeaseId(n)),
         (CompareTarget::Lease, _) => store::Target::Lease(LeaseId(0)),
-    };
-    Ok(store::Compare { key: compare.key, range_end: compare.range_end, relation, target })
+    }
 }
 
 pub(crate) fn key_value(kv: store::KeyValue) -> mvccpb::KeyValue {

@@ -1,6 +1,6 @@
 //! The KV service.
 
-use concur_kv::{Answer, Command, Query, RangeAnswer, Reply, Revision, SortOrder, SortTarget};
+use concur_kv::{Answer, Command, Query, RangeAnswer, Reply, Revision, SortTarget};
 use concur_proto::etcdserverpb as pb;
 use concur_proto::etcdserverpb::kv_server::Kv;
 use tokio::sync::mpsc;
@@ -51,6 +51,7 @@ impl Etcd {
         let caller = self.caller(request.metadata())?;
         let request = request.into_inner();
         let level = level(request.serializable);
+        convert::check_range(&request).map_err(kv_error)?;
         let query = Query::Range(convert::range(request).map_err(kv_error)?);
         match self.ask(query, level, &caller).await? {
             (Answer::Range(answer), stamp) => Ok(Response::new(convert::range_answer(self.header(answer.revision, stamp), answer))),
@@ -78,6 +79,7 @@ impl Etcd {
         let caller = self.caller(request.metadata())?;
         let request = request.into_inner();
         let serializable = all_serializable(&request);
+        convert::check_txn(&request, self.limits.txn_ops_max).map_err(kv_error)?;
         let txn = convert::txn(request).map_err(kv_error)?;
         let (reply, stamp) = if txn.is_read_only() {
             match self.ask(Query::Txn(txn), level(serializable), &caller).await? {
@@ -110,14 +112,18 @@ impl Etcd {
         let caller = self.caller(request.metadata())?;
         let request = request.into_inner();
         let level = level(request.serializable);
+        convert::check_range(&request).map_err(kv_error)?;
         let query = convert::range(request).map_err(kv_error)?;
-        let sorted = query.sort_order != SortOrder::None || query.sort_target != SortTarget::Key;
-        let bounds = [query.min_mod_revision, query.max_mod_revision, query.min_create_revision, query.max_create_revision];
-        if sorted || bounds.iter().any(|bound| bound.0 != 0) {
-            return Err(Status::unimplemented("a streamed range can be neither sorted nor filtered by revision; use Range"));
+        if !query.is_in_default_order() {
+            return Err(Status::unimplemented("RangeStream does not support custom sort orders"));
+        }
+        if query.is_filtered() {
+            return Err(Status::unimplemented("RangeStream does not support revision filters"));
         }
         let (chunks, stream) = mpsc::channel(CHUNKS_MAX);
-        let first = self.chunk(&query, query.limit, CHUNK_KEYS_FIRST, level, &caller).await?;
+        // A target without an order sorts what the limit leaves, as in a range; that is one chunk.
+        let keys = if query.sort_target == SortTarget::Key { CHUNK_KEYS_FIRST } else { i64::MAX };
+        let first = self.chunk(&query, query.limit, keys, level, &caller).await?;
         let rest = Chunks { etcd: self.clone(), left: query.limit, keys: CHUNK_KEYS_FIRST, query };
         tokio::spawn(rest.send(first, chunks));
         Ok(Response::new(ReceiverStream::new(stream)))
