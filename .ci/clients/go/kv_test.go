@@ -47,6 +47,9 @@ func same(t *testing.T, what string, got, want any) {
 	}
 }
 
+// line joins with a space between.
+func line(all ...any) string { return strings.TrimSuffix(fmt.Sprintln(all...), "\n") }
+
 func values(kvs []*mvccpb.KeyValue) string {
 	var all []string
 	for _, kv := range kvs {
@@ -97,7 +100,7 @@ func TestRangeOptions(t *testing.T) {
 	same(t, "by value", values(get(v3.WithSort(v3.SortByValue, v3.SortAscend)).Kvs), "6 7 8 9")
 	same(t, "by creation", values(get(v3.WithSort(v3.SortByCreateRevision, v3.SortDescend)).Kvs), "6 7 8 9")
 	limited := get(v3.WithLimit(2))
-	same(t, "limited", fmt.Sprint(values(limited.Kvs), limited.More, limited.Count), "8 7 true 4")
+	same(t, "limited", line(values(limited.Kvs), limited.More, limited.Count), "8 7 true 4")
 	same(t, "counted", get(v3.WithCountOnly()).Count, 4)
 	same(t, "keys only", values(get(v3.WithKeysOnly()).Kvs), "   ")
 	same(t, "serializable", len(get(v3.WithSerializable()).Kvs), 4)
@@ -122,7 +125,7 @@ func TestRangeStream(t *testing.T) {
 	must(t, err)
 	got, err := v3.GetStreamToGetResponse(stream)
 	must(t, err)
-	same(t, "streamed", fmt.Sprint(len(got.Kvs), got.More, got.Count, got.Header.Revision > 0), "60 true 100 true")
+	same(t, "streamed", line(len(got.Kvs), got.More, got.Count, got.Header.Revision > 0), "60 true 100 true")
 }
 
 func TestErrors(t *testing.T) {
@@ -190,7 +193,7 @@ func TestTxn(t *testing.T) {
 	same(t, "deleted", txn.Responses[3].GetResponseDeleteRange().Deleted, 1)
 	other, err := c.Txn(ctx).If(v3.Compare(v3.Value(p).WithPrefix(), ">", "2")).Then().Else(v3.OpGet(p, v3.WithPrefix())).Commit()
 	must(t, err)
-	same(t, "failed", fmt.Sprint(other.Succeeded, values(other.Responses[0].GetResponseRange().Kvs)), "false 2 3")
+	same(t, "failed", line(other.Succeeded, values(other.Responses[0].GetResponseRange().Kvs)), "false 2 3")
 }
 
 func collect(t *testing.T, w v3.WatchChan, count int) []string {
@@ -241,7 +244,7 @@ func TestWatchCompacted(t *testing.T) {
 	_, err = c.Compact(ctx, last.Header.Revision)
 	must(t, err)
 	r := <-c.Watch(ctx, p, v3.WithPrefix(), v3.WithRev(1))
-	same(t, "compacted", fmt.Sprint(errors.Is(r.Err(), rpctypes.ErrCompacted), r.CompactRevision >= last.Header.Revision), "true true")
+	same(t, "compacted", line(errors.Is(r.Err(), rpctypes.ErrCompacted), r.CompactRevision >= last.Header.Revision), "true true")
 }
 
 func TestWatchProgress(t *testing.T) {
@@ -252,7 +255,7 @@ func TestWatchProgress(t *testing.T) {
 	collect(t, w, 1)
 	must(t, c.RequestProgress(ctx))
 	r := <-w
-	same(t, "progress", fmt.Sprint(r.IsProgressNotify(), r.Header.Revision >= put.Header.Revision), "true true")
+	same(t, "progress", line(r.IsProgressNotify(), r.Header.Revision >= put.Header.Revision), "true true")
 }
 
 func TestWatchFragments(t *testing.T) {
@@ -301,7 +304,7 @@ func TestLease(t *testing.T) {
 	must(t, err)
 	left, err := c.TimeToLive(ctx, lease.ID, v3.WithAttachedKeys())
 	must(t, err)
-	same(t, "keys", fmt.Sprint(left.GrantedTTL, string(left.Keys[0])), "60 "+p+"a")
+	same(t, "keys", line(left.GrantedTTL, string(left.Keys[0])), "60 "+p+"a")
 	once, err := c.KeepAliveOnce(ctx, lease.ID)
 	must(t, err)
 	same(t, "kept", once.TTL, 60)
@@ -424,7 +427,7 @@ func TestKubernetes(t *testing.T) {
 	same(t, "created", put.Succeeded, true)
 	again, err := k.OptimisticPut(ctx, p+"a", []byte("2"), 0, kubernetes.PutOptions{GetOnFailure: true})
 	must(t, err)
-	same(t, "refused", fmt.Sprint(again.Succeeded, string(again.KV.Value)), "false 1")
+	same(t, "refused", line(again.Succeeded, string(again.KV.Value)), "false 1")
 	list, err := k.List(ctx, p, kubernetes.ListOptions{Limit: 10})
 	must(t, err)
 	same(t, "listed", list.Count, 1)
@@ -444,7 +447,7 @@ func TestClusterAndMaintenance(t *testing.T) {
 	must(t, c.Sync(ctx))
 	status, err := c.Status(ctx, addresses()[0])
 	must(t, err)
-	same(t, "status", fmt.Sprint(status.Leader != 0, status.DbSize > 0, strings.HasPrefix(status.Version, "3.")), "true true true")
+	same(t, "status", line(status.Leader != 0, status.DbSize > 0, strings.HasPrefix(status.Version, "3.")), "true true true")
 	alarms, err := c.AlarmList(ctx)
 	must(t, err)
 	same(t, "alarms", len(alarms.Alarms), 0)

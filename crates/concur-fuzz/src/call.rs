@@ -33,8 +33,22 @@ pub(crate) enum Call {
 
 impl Call {
     pub(crate) const KINDS: [&str; 16] = [
-        "range", "range-stream", "put", "delete", "txn", "compact", "grant", "grant-short", "revoke", "time-to-live", "keep-alive", "leases",
-        "watch", "cancel", "progress", "settle",
+        "range",
+        "range-stream",
+        "put",
+        "delete",
+        "txn",
+        "compact",
+        "grant",
+        "grant-short",
+        "revoke",
+        "time-to-live",
+        "keep-alive",
+        "leases",
+        "watch",
+        "cancel",
+        "progress",
+        "settle",
     ];
 
     /// Its place in [`Call::KINDS`].
@@ -248,7 +262,8 @@ mod tests {
             success: vec![pb::RequestOp { request: Some(Request::RequestRange(range)) }, pb::RequestOp::default()],
             failure: vec![],
         };
-        let shown = r#"txn if ("a" value notequal nothing) then (range key="a" end="\x00" revision=current-1 order=9 keys_only; nothing) else ()"#;
+        let shown =
+            r#"txn if ("a" value notequal nothing) then (range key="a" end="\x00" revision=current-1 order=9 keys_only; nothing) else ()"#;
         assert_eq!(Call::Txn(txn).to_string(), shown);
         assert_eq!(Call::Cancel(1, -1).to_string(), "cancel stream=1 id=-1");
     }

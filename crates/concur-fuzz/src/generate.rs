@@ -21,9 +21,9 @@ pub(crate) struct Chance(u64);
 
 impl Chance {
     pub(crate) fn new(seed: u64, sequence: u64) -> Self {
-        let mut chance = Self(seed ^ sequence.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        chance.next();
-        chance
+        // Mixed twice, so that sequences with numbers side by side have nothing in common.
+        let mixed = Self(seed).next();
+        Self(Self(mixed ^ sequence).next())
     }
 
     fn next(&mut self) -> u64 {
@@ -96,7 +96,12 @@ impl Maker {
     }
 
     fn key(&mut self) -> Bytes {
-        if self.chance.one_in(60) { Bytes::new() } else { let keys = self.keys.clone(); self.chance.pick(&keys) }
+        if self.chance.one_in(60) {
+            Bytes::new()
+        } else {
+            let keys = self.keys.clone();
+            self.chance.pick(&keys)
+        }
     }
 
     /// A key and the end of a range from it.
@@ -323,7 +328,13 @@ impl Maker {
             36..=39 if self.options.streams => Call::RangeStream(self.range()),
             36..=60 => Call::Put(self.put()),
             61..=66 => Call::Delete(self.delete()),
-            67..=88 => Call::Txn(self.txn(0)),
+            67..=88 => {
+                let mut txn = self.txn(0);
+                if deletes_from_a_key_on(&txn) {
+                    forget_nothing(&mut txn);
+                }
+                Call::Txn(txn)
+            }
             89 => Call::Compact(self.compact()),
             90..=92 => self.grant(),
             93 | 94 => Call::Revoke(self.lease()),
@@ -370,6 +381,30 @@ impl Maker {
     }
 }
 
+fn branches(txn: &pb::TxnRequest) -> impl Iterator<Item = &Request> {
+    txn.success.iter().chain(&txn.failure).filter_map(|op| op.request.as_ref())
+}
+
+/// Whether a transaction deletes a range whose end is not behind its key. It may put what it deletes.
+fn deletes_from_a_key_on(txn: &pb::TxnRequest) -> bool {
+    branches(txn).any(|request| match request {
+        Request::RequestDeleteRange(delete) => !delete.range_end.is_empty() && delete.range_end <= delete.key,
+        Request::RequestTxn(inner) => deletes_from_a_key_on(inner),
+        _ => false,
+    })
+}
+
+/// Has no put keep a value or a lease: etcd ends itself (3.4, 3.7) when a transaction deleted the key before.
+fn forget_nothing(txn: &mut pb::TxnRequest) {
+    for op in txn.success.iter_mut().chain(&mut txn.failure) {
+        match &mut op.request {
+            Some(Request::RequestPut(put)) => (put.ignore_value, put.ignore_lease) = (false, false),
+            Some(Request::RequestTxn(inner)) => forget_nothing(inner),
+            _ => {}
+        }
+    }
+}
+
 /// The end of the range of everything that begins so.
 fn prefix_end(key: &Bytes) -> Bytes {
     let Some(keep) = key.iter().rposition(|&byte| byte != u8::MAX) else { return Bytes::from_static(b"\0") };
@@ -388,6 +423,31 @@ mod tests {
         assert_eq!(sequence(7, 3, options), sequence(7, 3, options));
         assert_ne!(sequence(7, 3, options), sequence(7, 4, options));
         assert_ne!(sequence(7, 3, options), sequence(8, 3, options));
+    }
+
+    #[test]
+    fn sequences_side_by_side_have_nothing_in_common() {
+        let options = Options { calls: 50, streams: true };
+        let all: Vec<Vec<Call>> = (0..12).map(|number| sequence(2, number, options)).collect();
+        for (at, one) in all.iter().enumerate() {
+            for other in &all[at + 1..] {
+                let long = |call: &&Call| matches!(call, Call::Txn(txn) if txn.success.len() > 1);
+                assert!(!one.iter().filter(long).any(|call| other.contains(call)));
+            }
+        }
+    }
+
+    #[test]
+    fn what_ends_etcd_is_not_sent() {
+        let keep = pb::PutRequest { key: "a".into(), ignore_value: true, ..Default::default() };
+        let delete = pb::DeleteRangeRequest { key: "a".into(), range_end: "\0".into(), prev_kv: false };
+        let op = |request| pb::RequestOp { request: Some(request) };
+        let inner = pb::TxnRequest { success: vec![op(Request::RequestDeleteRange(delete))], ..Default::default() };
+        let success = vec![op(Request::RequestTxn(inner)), op(Request::RequestPut(keep))];
+        let mut txn = pb::TxnRequest { success, ..Default::default() };
+        assert!(deletes_from_a_key_on(&txn));
+        forget_nothing(&mut txn);
+        assert!(branches(&txn).all(|request| !matches!(request, Request::RequestPut(put) if put.ignore_value)));
     }
 
     #[test]

@@ -104,7 +104,9 @@ fn plan(arguments: &Arguments) -> Result<Plan, String> {
             subject: Program { path: concur.clone(), members: arguments.members, strategy: Some(arguments.strategy.clone()) },
             scratch: arguments.scratch.clone().unwrap_or_else(std::env::temp_dir),
         },
-        _ if arguments.reference.is_empty() => return Err("give two programs (--etcd, --concur) or endpoints (--reference, --subject)".into()),
+        _ if arguments.reference.is_empty() => {
+            return Err("give two programs (--etcd, --concur) or endpoints (--reference, --subject)".into());
+        }
         _ => Where::Running { reference: arguments.reference.clone(), subject: arguments.subject.clone() },
     };
     Ok(Plan {

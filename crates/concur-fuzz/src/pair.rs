@@ -37,12 +37,19 @@ pub(crate) struct Pair {
     pub(crate) reference: Side,
     pub(crate) subject: Side,
     pub(crate) counts: Counts,
+    etcd: String,
     asked: usize,
 }
 
 impl Pair {
-    pub(crate) fn new(reference: Side, subject: Side) -> Self {
-        Self { reference, subject, counts: [0; Call::KINDS.len()], asked: 0 }
+    pub(crate) async fn new(reference: Side, subject: Side) -> Result<Self, String> {
+        let etcd = reference.version().await.map_err(|status| format!("the version cannot be read: {status}"))?;
+        Ok(Self { reference, subject, counts: [0; Call::KINDS.len()], etcd, asked: 0 })
+    }
+
+    /// The version of the real etcd.
+    pub(crate) fn etcd(&self) -> &str {
+        &self.etcd
     }
 
     fn sides(&mut self) -> [&mut Side; 2] {
@@ -187,7 +194,7 @@ impl Pair {
             self.sides().into_iter().for_each(|side| side.known.current = side.known.current.max(revision));
         }
         let reference_known = (&mut reference, &self.reference.known);
-        normalise(Pairing { call, reference: reference_known, subject: (&mut subject, &self.subject.known) });
+        normalise(Pairing { etcd: &self.etcd, call, reference: reference_known, subject: (&mut subject, &self.subject.known) });
         (reference != subject || matches!(reference, Answer::Broken(_))).then_some(Difference { at, reference, subject })
     }
 
@@ -203,6 +210,10 @@ impl Pair {
 
     async fn watch(&mut self, at: usize, stream: u8, create: &pb::WatchCreateRequest) -> Option<Difference> {
         self.counts[Call::Watch(stream, create.clone()).kind()] += 1;
+        let settled = self.settle(at).await;
+        if settled.is_some() {
+            return settled;
+        }
         if let Err(what) = self.open(stream).await {
             return Some(Difference { at, reference: Answer::Broken(what.clone()), subject: Answer::Broken(what) });
         }
@@ -268,8 +279,8 @@ impl Pair {
                 return Some(Difference { at, reference: Answer::Heard(reference, None), subject: Answer::Heard(subject, None) });
             }
             if reference == subject {
-                for side in self.sides() {
-                    side.streams.values_mut().for_each(|stream| stream.heard.clear());
+                for stream in self.sides().into_iter().flat_map(|side| side.streams.values_mut()) {
+                    stream.forget().await;
                 }
                 return None;
             }

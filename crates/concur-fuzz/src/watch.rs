@@ -9,7 +9,7 @@ use concur_proto::etcdserverpb as pb;
 use concur_proto::mvccpb;
 use pb::watch_client::WatchClient;
 use pb::watch_request::RequestUnion;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tonic::transport::Channel;
@@ -57,6 +57,8 @@ pub(crate) struct Stream {
     marked: i64,
     /// Of a watcher whose last response said that more fragments follow.
     fragment: Option<i64>,
+    /// Watchers that compaction ended: whether their cancelling is answered means nothing.
+    buried: BTreeSet<i64>,
 }
 
 impl Stream {
@@ -81,7 +83,17 @@ impl Stream {
             }
         });
         let (heard, told) = (Vec::new(), BTreeMap::new());
-        let mut stream = Self { asks, responses, heard, told, progress: BTreeMap::new(), progresses: 0, marked: 0, fragment: None };
+        let mut stream = Self {
+            asks,
+            responses,
+            heard,
+            told,
+            progress: BTreeMap::new(),
+            progresses: 0,
+            marked: 0,
+            fragment: None,
+            buried: BTreeSet::new(),
+        };
         stream.created(&Known::default()).await;
         match stream.heard.pop() {
             Some(Heard::Created { id: MARKER_ID, canceled: false, .. }) => Ok(stream),
@@ -151,15 +163,20 @@ impl Stream {
             Ok(response) => response,
             Err(status) => return self.heard.push(Heard::Broken(format!("the stream ended: {status}"))),
         };
-        let pb::WatchResponse { header, watch_id: id, created, canceled, compact_revision, cancel_reason: reason, fragment, events } = response;
+        let pb::WatchResponse { header, watch_id: id, created, canceled, compact_revision, cancel_reason: reason, fragment, events } =
+            response;
         let revision = header.map_or(0, |header| header.revision);
         if created {
             if !canceled {
                 self.told.remove(&id);
+                self.buried.remove(&id);
                 self.progress.insert(id, 0);
             }
             self.heard.push(Heard::Created { revision, id, canceled, compact_revision, reason });
+        } else if canceled && compact_revision == 0 && self.buried.contains(&id) {
+            // etcd's answer to the cancel of what it had cancelled itself.
         } else if canceled {
+            self.progress.remove(&id);
             self.heard.push(Heard::Canceled { id, compact_revision, reason });
         } else if events.is_empty() {
             self.progresses += usize::from(id == NO_WATCHER);
@@ -198,6 +215,16 @@ impl Stream {
                 kv.lease = known.lease_shown(kv.lease);
             }
             self.heard.push(Heard::Event { id, event });
+        }
+    }
+
+    /// Forgets what was compared. A watcher that compaction ended is cancelled, as etcd's client does: until then etcd keeps its id.
+    pub(crate) async fn forget(&mut self) {
+        for heard in std::mem::take(&mut self.heard) {
+            if let Heard::Canceled { id, compact_revision: 1.., .. } = heard {
+                self.buried.insert(id);
+                self.cancel(id).await;
+            }
         }
     }
 

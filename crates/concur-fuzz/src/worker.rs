@@ -124,7 +124,7 @@ impl<'a> Bench<'a> {
                 (reference.endpoints.clone(), subject.endpoints.clone(), Some((reference, subject)))
             }
         };
-        let pair = Pair::new(Side::connect(&reference).await?, Side::connect(&subject).await?);
+        let pair = Pair::new(Side::connect(&reference).await?, Side::connect(&subject).await?).await?;
         Ok(Self { plan, pair, fresh: clusters.is_some(), _clusters: clusters })
     }
 
@@ -167,8 +167,7 @@ pub(crate) fn work(shared: &Shared) -> Result<(), String> {
 async fn sequences(shared: &Shared) -> Result<(), String> {
     let plan = &shared.plan;
     let mut bench = Bench::new(plan).await?;
-    let text = |status: tonic::Status| format!("the version cannot be read: {status}");
-    let etcd = bench.pair.reference.version().await.map_err(text)?;
+    let etcd = bench.pair.etcd().to_owned();
     let options = Options { calls: plan.length, streams: has_streams(&etcd) };
     let of = match &plan.place {
         Where::Started { subject, .. } => format!("{}, {} members", subject.strategy.as_deref().unwrap_or_default(), subject.members),

@@ -147,10 +147,13 @@ enum End<'a> {
 
 impl<'a> Intervals<'a> {
     // etcd compares `range_end` as it stands: `\0`, every key from the first on, lies below the first key, and such an interval
-    // meets nothing but its first key. Clients empty a store and fill it again in one transaction that way.
+    // meets nothing, not even its first key. Clients empty a store and fill it again in one transaction that way.
     fn insert(&mut self, start: &'a [u8], range_end: &'a [u8]) {
-        let end = if range_end <= start { End::Within(start) } else { End::Before(range_end) };
-        self.add(start, end);
+        match range_end {
+            [] => self.add(start, End::Within(start)),
+            end if end > start => self.add(start, End::Before(end)),
+            _ => {}
+        }
     }
 
     fn add(&mut self, mut start: &'a [u8], mut end: End<'a>) {
@@ -254,9 +257,12 @@ mod tests {
     }
 
     #[test]
-    fn a_delete_from_a_key_on_is_judged_by_its_first_key_as_etcd_does() {
+    fn a_delete_whose_end_is_not_behind_its_key_forbids_nothing_as_in_etcd() {
         assert_eq!(verdict(vec![delete("\0", "\0"), put("a")]), Ok(()));
-        assert_eq!(verdict(vec![delete("a", "\0"), put("a")]), Err(DuplicateKey));
+        assert_eq!(verdict(vec![delete("a", "\0"), put("a")]), Ok(()));
+        assert_eq!(verdict(vec![delete("b", "a"), put("b")]), Ok(()));
+        assert_eq!(verdict(vec![delete("a", "a"), put("a")]), Ok(()));
+        assert_eq!(verdict(vec![delete("a", "\0"), delete("a", ""), put("a")]), Err(DuplicateKey));
     }
 
     #[test]

@@ -67,7 +67,12 @@ impl Kv {
         }
         let more = found.len() > limit;
         found.truncate(limit);
-        let key_value = if query.keys_only { Record::key_only } else { Record::key_value };
+        let key_value = match query.sort_target {
+            _ if !query.keys_only => Record::key_value,
+            // To sort by values etcd reads the records whole.
+            SortTarget::Value => Record::without_value,
+            _ => Record::key_only,
+        };
         RangeAnswer { revision, kvs: found.into_iter().map(key_value).collect(), more, count }
     }
 }

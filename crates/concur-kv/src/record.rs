@@ -174,8 +174,13 @@ impl Record {
         }
     }
 
-    /// The same without the value.
+    /// The same without the value, and without the lease: etcd answers from its index, which has neither.
     pub(crate) fn key_only(&self) -> KeyValue {
+        KeyValue { value: Bytes::new(), lease: LeaseId::NONE, ..self.key_value() }
+    }
+
+    /// The same without the value.
+    pub(crate) fn without_value(&self) -> KeyValue {
         KeyValue { value: Bytes::new(), ..self.key_value() }
     }
 

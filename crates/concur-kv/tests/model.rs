@@ -224,6 +224,9 @@ impl Model {
         }
         if query.keys_only {
             kvs.iter_mut().for_each(|kv| kv.value.clear());
+            if query.sort_target != SortTarget::Value {
+                kvs.iter_mut().for_each(|kv| kv.lease = LeaseId::NONE);
+            }
         }
         RangeAnswer { revision, kvs, more, count }
     }

@@ -257,6 +257,16 @@ fn keys_only_leaves_values_out_even_where_they_are_sorted_by() {
 }
 
 #[test]
+fn keys_only_leaves_leases_out_unless_values_are_sorted_by() {
+    let mut shell = Shell::new();
+    shell.run(Command::LeaseGrant { id: LeaseId(7), ttl_s: 60 });
+    shell.run(Command::Put(Put { key: "a".into(), lease: LeaseId(7), ..Put::default() }));
+    let lease = |keys_only, sort_target| shell.range(RangeQuery { keys_only, sort_target, ..range("a", "") }).kvs[0].lease;
+    assert_eq!([lease(false, SortTarget::Key), lease(true, SortTarget::Key)], [LeaseId(7), LeaseId::NONE]);
+    assert_eq!([lease(true, SortTarget::Mod), lease(true, SortTarget::Value)], [LeaseId::NONE, LeaseId(7)]);
+}
+
+#[test]
 fn a_transaction_reads_what_it_wrote() {
     let mut shell = Shell::new();
     shell.set("a", "1");

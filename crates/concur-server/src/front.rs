@@ -12,6 +12,8 @@ use concur_proto::etcdserverpb::kv_server::KvServer;
 use concur_proto::etcdserverpb::lease_server::LeaseServer;
 use concur_proto::etcdserverpb::maintenance_server::MaintenanceServer;
 use concur_proto::grpc::health::v1::health_server::HealthServer;
+use concur_proto::v3electionpb::election_server::ElectionServer;
+use concur_proto::v3lockpb::lock_server::LockServer;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use tonic::Status;
@@ -31,6 +33,8 @@ pub struct Front {
     cluster: ClusterServer<Etcd>,
     maintenance: MaintenanceServer<Etcd>,
     auth: AuthServer<Etcd>,
+    lock: LockServer<Etcd>,
+    election: ElectionServer<Etcd>,
     health: HealthServer<Etcd>,
 }
 
@@ -44,6 +48,8 @@ impl Front {
             cluster: ClusterServer::new(etcd.clone()).max_decoding_message_size(max),
             maintenance: MaintenanceServer::new(etcd.clone()).max_decoding_message_size(max),
             auth: AuthServer::new(etcd.clone()).max_decoding_message_size(max),
+            lock: LockServer::new(etcd.clone()).max_decoding_message_size(max),
+            election: ElectionServer::new(etcd.clone()).max_decoding_message_size(max),
             health: HealthServer::new(etcd.clone()).max_decoding_message_size(max),
             etcd,
         }
@@ -68,6 +74,8 @@ impl Service<Request<Incoming>> for Front {
             Some("etcdserverpb.Maintenance") => self.maintenance.call(request),
             Some("etcdserverpb.Cluster") => self.cluster.call(request),
             Some("etcdserverpb.Auth") => self.auth.call(request),
+            Some("v3lockpb.Lock") => self.lock.call(request),
+            Some("v3electionpb.Election") => self.election.call(request),
             Some("grpc.health.v1.Health") => self.health.call(request),
             _ if is_grpc(&request) => {
                 let status = Status::unimplemented(format!("unknown service or method {path}"));

@@ -65,6 +65,13 @@ calls! {
     HashKv "unary" "etcdserverpb.Maintenance" "HashKV";
     AuthStatus "unary" "etcdserverpb.Auth" "AuthStatus";
     Authenticate "unary" "etcdserverpb.Auth" "Authenticate";
+    Lock "unary" "v3lockpb.Lock" "Lock";
+    Unlock "unary" "v3lockpb.Lock" "Unlock";
+    Campaign "unary" "v3electionpb.Election" "Campaign";
+    Proclaim "unary" "v3electionpb.Election" "Proclaim";
+    Leader "unary" "v3electionpb.Election" "Leader";
+    Observe "server_stream" "v3electionpb.Election" "Observe";
+    Resign "unary" "v3electionpb.Election" "Resign";
     HealthCheck "unary" "grpc.health.v1.Health" "Check";
     HealthWatch "server_stream" "grpc.health.v1.Health" "Watch";
 }

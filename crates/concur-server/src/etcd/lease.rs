@@ -54,7 +54,7 @@ impl Lease for Etcd {
 }
 
 impl Etcd {
-    async fn do_grant(&self, request: Request<pb::LeaseGrantRequest>) -> Result<Response<pb::LeaseGrantResponse>, Status> {
+    pub(super) async fn do_grant(&self, request: Request<pb::LeaseGrantRequest>) -> Result<Response<pb::LeaseGrantResponse>, Status> {
         let caller = self.caller(request.metadata())?;
         let request = request.into_inner();
         let ttl_s = request.ttl.max(self.limits.lease_ttl_s_min);

@@ -6,18 +6,20 @@
 //!
 //! Reads are linearizable unless the request says serializable. A transaction that writes nothing is served as a read.
 //!
-//! What is not served: users, roles and tokens; changes of membership; snapshots as etcd's database file; moving the leader;
-//! downgrades; locks and elections as services (clients that build them on leases and transactions work). Each answers
-//! `Unimplemented` with a sentence.
+//! What is not served: users, roles and tokens; snapshots as etcd's database file; downgrades. Each answers `Unimplemented` with a
+//! sentence.
 
 mod auth;
 mod cluster;
 mod convert;
+mod election;
 pub mod errors;
 mod health;
 mod kv;
 mod lease;
+mod lock;
 mod maintenance;
+mod turns;
 mod watch;
 
 pub(crate) use convert::key_value;
