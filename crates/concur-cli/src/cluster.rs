@@ -82,7 +82,7 @@ fn natively(group: &GroupStatus, others: &[pb::Member]) -> Vec<Listed> {
 
 impl Listed {
     fn of(member: &pb::Member) -> Self {
-        let plain = |urls: &[String]| urls.iter().map(|url| url.trim_start_matches("http://")).collect::<Vec<_>>().join(",");
+        let plain = |urls: &[String]| urls.iter().map(|url| concur_tls::address(url)).collect::<Vec<_>>().join(",");
         Self {
             id: member.id,
             name: member.name.clone(),
@@ -183,7 +183,7 @@ impl Status {
 
 async fn report(mut reach: Reach, member: pb::Member) -> Report {
     reach.timeout = reach.timeout.min(MEMBER_TIME_MAX);
-    let endpoint = member.client_ur_ls.first().map(|url| url.trim_start_matches("http://").to_owned()).unwrap_or_default();
+    let endpoint = member.client_ur_ls.first().map(|url| concur_tls::address(url)).unwrap_or_default();
     let (status, native) = match reach.connect_to(&endpoint).await {
         Ok(link) => (status(&link).await, native(&link).await),
         Err(error) => (Err(error), None),

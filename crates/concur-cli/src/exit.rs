@@ -49,6 +49,11 @@ impl Failure {
         Self::new(exit, "")
     }
 
+    /// What it says.
+    pub(crate) fn into_message(self) -> String {
+        self.message
+    }
+
     pub(crate) fn report(self) -> ExitCode {
         if !self.message.is_empty() {
             say(Tone::Error, &self.message);

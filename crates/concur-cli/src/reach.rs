@@ -2,10 +2,13 @@
 
 use crate::exit::{Exit, Failure, Outcome};
 use clap::Args;
+use concur::{Rules, TlsOptions};
 use concur_proto::etcdserverpb as pb;
 use concur_proto::etcdserverpb::cluster_client::ClusterClient;
 use concur_proto::etcdserverpb::maintenance_client::MaintenanceClient;
+use concur_tls::Dialer;
 use std::error::Error;
+use std::path::PathBuf;
 use std::time::Duration;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
@@ -23,24 +26,65 @@ pub(crate) const ANSWER_BYTES_MAX: usize = 1 << 30;
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Reach {
     /// Servers, tried in turn [default: those of the running demo, or 127.0.0.1:2379]
-    #[arg(long, env = "CONCUR_ENDPOINTS", value_delimiter = ',', value_parser = endpoint, value_name = "HOST:PORT,…")]
+    #[arg(long, env = "CONCUR_ENDPOINTS", value_delimiter = ',', value_parser = server, value_name = "HOST:PORT,…")]
     pub(crate) endpoints: Vec<String>,
     /// How long to wait, with its unit (500ms, 5s)
     #[arg(long, env = "CONCUR_TIMEOUT", value_parser = duration, default_value = "5s", value_name = "DURATION")]
     pub(crate) timeout: Duration,
+    #[command(flatten)]
+    tls: ClientTls,
 }
 
-/// `host:port`, from that or a URL.
-pub(crate) fn endpoint(text: &str) -> Result<String, String> {
-    if text.starts_with("https://") {
-        return Err("TLS is not built in; use http:// or no scheme".into());
+/// How servers are reached by TLS; an endpoint that has no scheme is, if one of these is given
+#[derive(Debug, Clone, Default, Args)]
+struct ClientTls {
+    /// The authorities that servers' certificates must be signed by [default: the operating system's]
+    #[arg(long, env = "CONCUR_CACERT", value_name = "FILE", hide_short_help = true)]
+    cacert: Option<PathBuf>,
+    /// The certificate that is shown to servers
+    #[arg(long, env = "CONCUR_CERT", value_name = "FILE", hide_short_help = true)]
+    cert: Option<PathBuf>,
+    /// Its key
+    #[arg(id = "tls-key", long = "key", env = "CONCUR_KEY", value_name = "FILE", hide_short_help = true)]
+    key: Option<PathBuf>,
+    /// Take servers' certificates without verifying them
+    #[arg(long, env = "CONCUR_INSECURE_SKIP_TLS_VERIFY", hide_short_help = true)]
+    insecure_skip_tls_verify: bool,
+}
+
+impl ClientTls {
+    fn is_given(&self) -> bool {
+        self.cacert.is_some() || self.cert.is_some() || self.key.is_some() || self.insecure_skip_tls_verify
     }
-    let address = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
-    let Some((host, port)) = address.rsplit_once(':') else { return Err("an endpoint is host:port".into()) };
-    if host.is_empty() || port.parse::<u16>().is_err() {
+
+    fn dialer(&self) -> Outcome<Dialer> {
+        if !self.is_given() {
+            return Ok(Dialer::default());
+        }
+        let file = |path: &Option<PathBuf>| path.clone().unwrap_or_default();
+        let options = TlsOptions {
+            cert_file: file(&self.cert),
+            key_file: file(&self.key),
+            trusted_ca_file: file(&self.cacert),
+            ..TlsOptions::default()
+        };
+        let dialer = Dialer::new(options, Rules::default(), self.insecure_skip_tls_verify);
+        dialer.map_err(|error| Failure::new(Exit::Invalid, error.to_string()))
+    }
+}
+
+/// The address of an endpoint: `host:port`, with `https://` before it where that is how it is reached.
+pub(crate) fn endpoint(text: &str) -> Result<String, String> {
+    server(text).map(|text| concur_tls::address(&text))
+}
+
+/// An endpoint as it was given: the flags of TLS concern those without a scheme.
+fn server(text: &str) -> Result<String, String> {
+    let Some((host, port)) = concur_tls::host_port(text).rsplit_once(':') else { return Err("an endpoint is host:port".into()) };
+    if host.is_empty() || host.contains("//") || port.parse::<u16>().is_err() {
         return Err("an endpoint is host:port".into());
     }
-    Ok(address.to_owned())
+    Ok(text.trim_end_matches('/').to_owned())
 }
 
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
@@ -53,9 +97,19 @@ impl Reach {
     /// The servers to try.
     pub(crate) fn endpoints(&self) -> Vec<String> {
         if !self.endpoints.is_empty() {
-            return self.endpoints.clone();
+            return self.endpoints.iter().map(|endpoint| self.address(endpoint)).collect();
         }
         crate::demo::endpoints().unwrap_or_else(|| vec![ENDPOINT.to_owned()])
+    }
+
+    /// How servers are connected to.
+    pub(crate) fn dialer(&self) -> Outcome<Dialer> {
+        self.tls.dialer()
+    }
+
+    /// The address of an endpoint: with flags of TLS, one that says no scheme is reached by it.
+    fn address(&self, endpoint: &str) -> String {
+        if self.tls.is_given() && !endpoint.contains("://") { format!("https://{endpoint}") } else { concur_tls::address(endpoint) }
     }
 
     /// A connection to the first server that takes one.
@@ -72,9 +126,12 @@ impl Reach {
 
     /// A connection to this server.
     pub(crate) async fn connect_to(&self, endpoint: &str) -> Result<Link, String> {
-        let to = Endpoint::from_shared(format!("http://{endpoint}")).map_err(|error| error.to_string())?;
-        let to = to.connect_timeout(self.timeout).tcp_nodelay(true);
-        let channel = tokio::time::timeout(self.timeout, to.connect()).await.map_err(|_| "it takes too long".to_owned())?;
+        let to = Endpoint::from_shared(concur_tls::url(endpoint)).map_err(|error| error.to_string())?;
+        let to = to.connect_timeout(self.timeout);
+        let dialer = self.dialer().map_err(Failure::into_message)?;
+        let channel = tokio::time::timeout(self.timeout, to.connect_with_connector(dialer.connector()))
+            .await
+            .map_err(|_| "it takes too long".to_owned())?;
         Ok(Link { channel: channel.map_err(|error| innermost(&error))?, endpoint: endpoint.to_owned(), timeout: self.timeout })
     }
 }
@@ -179,11 +236,11 @@ mod tests {
 
     #[test]
     fn endpoints_are_addresses_or_urls_of_them() {
-        for text in ["127.0.0.1:2379", "http://127.0.0.1:2379", "http://127.0.0.1:2379/"] {
-            assert_eq!(endpoint(text).as_deref(), Ok("127.0.0.1:2379"), "{text}");
+        for (text, address) in [("127.0.0.1:2379", "127.0.0.1:2379"), ("http://a:1/", "a:1"), ("https://a:1/", "https://a:1")] {
+            assert_eq!(endpoint(text).as_deref(), Ok(address), "{text}");
         }
         assert_eq!(endpoint("[::1]:2379").as_deref(), Ok("[::1]:2379"));
-        for text in ["https://a:1", "a", ":1", "a:b", "a:70000", ""] {
+        for text in ["ftp://a:1", "a", ":1", "a:b", "a:70000", ""] {
             assert!(endpoint(text).is_err(), "{text}");
         }
     }

@@ -1,5 +1,8 @@
 //! `concur serve`: one node of a cluster, from a file or from etcd's flags.
 
+mod front;
+mod tls;
+
 use crate::config;
 use crate::exit::{Exit, Failure, Outcome};
 use clap::{Args, ValueEnum};
@@ -65,6 +68,10 @@ pub(crate) struct Serve {
     /// Listen beyond this machine without TLS
     #[arg(long, env = "CONCUR_INSECURE")]
     insecure: bool,
+    #[command(flatten)]
+    tls: tls::TlsFlags,
+    #[command(flatten)]
+    front: front::FrontFlags,
     /// Bytes of a segment of a log that is created
     #[arg(long, env = "CONCUR_LOG_SEGMENT_BYTES", value_parser = size, value_name = "SIZE", hide_short_help = true)]
     log_segment_bytes: Option<u64>,
@@ -98,27 +105,24 @@ impl Serve {
     pub(crate) fn run(self) -> Outcome {
         start_logs(self.log_format);
         let (system, name) = self.system()?;
-        let serving = Serving {
+        let mut serving = Serving {
             data_dir: self.data_dir.clone(),
             listen_peer: addresses("--listen-peer-urls", &self.listen_peer_urls)?,
             listen_client: addresses("--listen-client-urls", &self.listen_client_urls)?,
             joins: self.initial_cluster_state == ClusterState::Existing,
             retention: self.retention()?,
+            listen_metrics: addresses("--listen-metrics-urls", &self.front.listen_metrics_urls)?,
             segment_bytes: self.log_segment_bytes,
+            ..Serving::default()
         };
+        self.front.put(&mut serving);
         if !system.insecure {
-            loopback_only(serving.listen_peer.iter().chain(&serving.listen_client))?;
+            loopback_only(serving.listen_peer.iter().chain(&serving.listen_client).chain(&serving.listen_metrics))?;
         }
         if self.until_stdin_ends {
             std::thread::spawn(stop_with_stdin);
         }
-        tracing::info!(name, version = env!("CARGO_PKG_VERSION"), strategy = system.decision_making.0.traits.name, "starting");
-        let ready = move || {
-            tracing::info!("ready to serve client requests");
-            notify_systemd();
-        };
-        let served = system.serve(&name, &serving, stopped(), ready);
-        served.inspect(|()| tracing::info!("stopped")).map_err(failure)
+        launch(&Launch { system, name, serving }).map_err(failure)
     }
 
     /// The system, and which member this node is.
@@ -128,6 +132,7 @@ impl Serve {
             None => self.system_of_flags()?,
         };
         system.insecure |= self.insecure;
+        self.tls.over(&mut system.security)?;
         system.timeouts.heartbeat = self.heartbeat_interval.unwrap_or(system.timeouts.heartbeat);
         system.timeouts.election = self.election_timeout.unwrap_or(system.timeouts.election);
         system.limits.quota_bytes = self.quota_backend_bytes.unwrap_or(system.limits.quota_bytes);
@@ -167,21 +172,43 @@ impl Serve {
     }
 
     fn retention(&self) -> Outcome<Retention> {
-        let text = self.auto_compaction_retention.as_str();
-        let wrong = || Failure::new(Exit::Usage, format!("--auto-compaction-retention takes a time or a count, not `{text}`"));
-        let count = text.parse::<u64>().ok();
-        Ok(match (self.auto_compaction_mode, count) {
-            (_, Some(0)) => Retention::Everything,
-            (CompactionMode::Revision, count) => {
-                Retention::Revisions { keep: count.and_then(|n| i64::try_from(n).ok()).ok_or_else(wrong)? }
-            }
-            (CompactionMode::Periodic, Some(hours)) => Retention::Period { keep_ms: hours.saturating_mul(3_600_000) },
-            (CompactionMode::Periodic, None) => {
-                let keep = parse_duration(text).ok_or_else(wrong)?;
-                Retention::Period { keep_ms: u64::try_from(keep.as_millis()).map_err(|_| wrong())? }
-            }
-        })
+        retention(self.auto_compaction_mode == CompactionMode::Revision, &self.auto_compaction_retention)
     }
+}
+
+/// A node to start.
+#[derive(Debug)]
+pub(crate) struct Launch {
+    pub(crate) system: System,
+    /// Which member it is.
+    pub(crate) name: String,
+    pub(crate) serving: Serving,
+}
+
+/// Runs a node until it is told to stop, and says when it is ready.
+pub(crate) fn launch(launch: &Launch) -> Result<(), RunError> {
+    let Launch { system, name, serving } = launch;
+    tracing::info!(name, version = env!("CARGO_PKG_VERSION"), strategy = system.decision_making.0.traits.name, "starting");
+    let ready = move || {
+        tracing::info!("ready to serve client requests");
+        notify_systemd();
+    };
+    system.serve(name, serving, stopped(), ready).inspect(|()| tracing::info!("stopped"))
+}
+
+/// What automatic compaction keeps.
+pub(crate) fn retention(revisions: bool, text: &str) -> Outcome<Retention> {
+    let wrong = || Failure::new(Exit::Usage, format!("--auto-compaction-retention takes a time or a count, not `{text}`"));
+    let count = text.parse::<u64>().ok();
+    Ok(match (revisions, count) {
+        (_, Some(0)) => Retention::Everything,
+        (true, count) => Retention::Revisions { keep: count.and_then(|n| i64::try_from(n).ok()).ok_or_else(wrong)? },
+        (false, Some(hours)) => Retention::Period { keep_ms: hours.saturating_mul(3_600_000) },
+        (false, None) => {
+            let keep = parse_duration(text).ok_or_else(wrong)?;
+            Retention::Period { keep_ms: u64::try_from(keep.as_millis()).map_err(|_| wrong())? }
+        }
+    })
 }
 
 /// The system that a file describes.
@@ -216,7 +243,7 @@ pub(crate) fn decision_making_of(name: Option<&str>) -> Outcome<DecisionMaking> 
 fn failure(error: RunError) -> Failure {
     let exit = match &error {
         RunError::Invalid(_) | RunError::NoSuchMember { .. } | RunError::NoAddress { .. } => Exit::Invalid,
-        RunError::Node { error: NodeError::OtherSystem { .. }, .. } => Exit::Invalid,
+        RunError::Node { error: NodeError::OtherSystem { .. } | NodeError::Tls(_), .. } => Exit::Invalid,
         RunError::Node { .. } | RunError::Offline(_) | RunError::Io { .. } => Exit::Failure,
     };
     Failure::new(exit, error.to_string())
@@ -232,32 +259,35 @@ fn size(text: &str) -> Result<u64, String> {
     concur::parse_size(text).ok_or_else(|| "write a number of bytes, or a size such as 2GiB".into())
 }
 
-fn addresses(flag: &str, urls: &[String]) -> Outcome<Vec<String>> {
+pub(crate) fn addresses(flag: &str, urls: &[String]) -> Outcome<Vec<String>> {
     urls.iter().filter(|url| !url.is_empty()).map(|url| address(flag, url)).collect()
 }
 
-/// `host:port` of a URL.
+/// The address that a URL names: `host:port`, with `https://` before it where it is reached by TLS.
 fn address(flag: &str, url: &str) -> Outcome<String> {
-    let refused = |what: &str| Failure::new(Exit::Usage, format!("{flag}: {what}: `{url}`. Write http://HOST:PORT"));
-    if url.starts_with("https://") {
-        return Err(refused("TLS is not served"));
-    }
-    let rest = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
-    match rest.rsplit_once(':') {
+    let address = concur_tls::address(url);
+    match concur_tls::host_port(url).rsplit_once(':') {
         Some((host, port)) if !host.is_empty() && !host.contains('/') && port.parse::<u16>().is_ok() => {
-            Ok(rest.replace("localhost:", "127.0.0.1:"))
+            // By TLS a host is reached under the name that its certificate has.
+            Ok(if concur_tls::is_tls(url) { address } else { address.replace("localhost:", "127.0.0.1:") })
         }
-        _ => Err(refused("this is not a URL with a port")),
+        _ => Err(Failure::new(Exit::Usage, format!("{flag}: this is not a URL with a port: `{url}`. Write http://HOST:PORT, or https://"))),
     }
 }
 
+/// Whether only this machine reaches an address.
+pub(crate) fn is_loopback(address: &str) -> bool {
+    let host = concur_tls::host_port(address).rsplit_once(':').map_or("", |(host, _)| host).trim_matches(['[', ']']);
+    host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
 fn loopback_only<'a>(addresses: impl Iterator<Item = &'a String>) -> Outcome {
-    for address in addresses {
-        let host = address.rsplit_once(':').map_or("", |(host, _)| host).trim_matches(['[', ']']);
-        if !host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback()) {
+    for address in addresses.filter(|address| !concur_tls::is_tls(address)) {
+        if !is_loopback(address) {
             let what = format!(
                 "error[C060]: {address} is reached from other machines, and nothing encrypts or authenticates it. \
-                 Listen on 127.0.0.1, or say --insecure if the network itself is trusted"
+                 Give it TLS (https:// with --cert-file and --key-file), listen on 127.0.0.1, or say --insecure if the network itself \
+                 is trusted"
             );
             return Err(Failure::new(Exit::Invalid, what));
         }

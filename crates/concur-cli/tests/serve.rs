@@ -128,7 +128,7 @@ fn listening_beyond_this_machine_needs_a_word() {
     command.arg("serve").arg("--data-dir").arg(scratch.0.join("data")).args(["--listen-client-urls", "http://0.0.0.0:0"]);
     refused(&command.output().unwrap(), 3, &["C060", "--insecure"]);
     let wrong = concur().args(["serve", "--listen-client-urls", "https://127.0.0.1:1"]).output().unwrap();
-    refused(&wrong, 64, &["TLS is not served"]);
+    refused(&wrong, 3, &["C064", "--cert-file"]);
     let unknown = concur().args(["serve", "--strategy", "rafft"]).output().unwrap();
     refused(&unknown, 3, &["C005", "rafft"]);
 }

@@ -14,9 +14,9 @@ use tonic::transport::Channel;
 use tonic::{Response, Status};
 
 /// How a client behaves. Write a literal that ends in `..Options::default()`, or begin with [`Options::new`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Options {
-    /// Members, `host:port` each; the first that answers is spoken to.
+    /// Members, `host:port` each, or with `https://` before it by TLS; the first that answers is spoken to.
     pub endpoints: Vec<String>,
     /// The namespace; empty for the default one.
     pub namespace: String,
@@ -34,6 +34,8 @@ pub struct Options {
     pub in_flight_max: usize,
     /// The largest answer that is taken.
     pub answer_bytes_max: usize,
+    /// How TLS is spoken: the authorities that are trusted, and the certificate that is shown.
+    pub dialer: concur_tls::Dialer,
 }
 
 impl Default for Options {
@@ -48,6 +50,7 @@ impl Default for Options {
             retries_max: 100,
             in_flight_max: 1024,
             answer_bytes_max: 256 << 20,
+            dialer: concur_tls::Dialer::default(),
         }
     }
 }
@@ -121,7 +124,7 @@ impl Client {
             return Err(ClientError::Options("a time or a limit of zero would stop every request".into()));
         }
         let shared = Shared {
-            members: Members::new(&options.endpoints, options.attempt_time_max)?,
+            members: Members::new(&options.endpoints, options.attempt_time_max, &options.dialer)?,
             sessions: Sessions::new(),
             budget: Budget::new(options.retries_max),
             turns: Semaphore::new(options.in_flight_max.min(Semaphore::MAX_PERMITS)),

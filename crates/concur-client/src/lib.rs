@@ -20,7 +20,9 @@
 //! A request ends within [`Options::timeout`]. An error says whether the command may be executed yet ([`ClientError::Unknown`]) or
 //! surely is not.
 //!
-//! What is not here: TLS, choosing the nearest member, levels between strong and eventual, leases kept alive in the background.
+//! An endpoint that begins with `https://` is reached by TLS, with [`Options::dialer`].
+//!
+//! What is not here: choosing the nearest member, levels between strong and eventual, leases kept alive in the background.
 
 mod client;
 mod error;
@@ -33,6 +35,7 @@ mod watch;
 pub use client::{Client, Level, Options, Stamp, Stamped};
 pub use concur_kv as kv;
 pub use concur_proto::concur::v1::{GroupStatus, StatusReply};
+pub use concur_tls as tls;
 pub use error::ClientError;
 pub use store::Store;
 pub use watch::{Change, Watch, Watching};

@@ -22,23 +22,19 @@ const PING_INTERVAL: Duration = Duration::from_secs(5);
 const PING_TIME_MAX: Duration = Duration::from_secs(3);
 
 impl Members {
-    pub(crate) fn new(endpoints: &[String], connect_time_max: Duration) -> Result<Self, ClientError> {
+    pub(crate) fn new(endpoints: &[String], connect_time_max: Duration, dialer: &concur_tls::Dialer) -> Result<Self, ClientError> {
         if endpoints.is_empty() {
             return Err(ClientError::Options("a client needs at least one endpoint".into()));
         }
         let channel = |endpoint: &String| {
-            let address = endpoint.strip_prefix("http://").unwrap_or(endpoint).trim_end_matches('/');
+            let address = concur_tls::address(endpoint);
             let wrong = |error: &dyn std::fmt::Display| ClientError::Options(format!("`{endpoint}` is no endpoint: {error}"));
-            if address.contains("://") {
-                return Err(wrong(&"it is host:port, and TLS is not built in"));
+            if concur_tls::host_port(&address).contains("://") {
+                return Err(wrong(&"it is host:port, or https://host:port"));
             }
-            let to = Endpoint::from_shared(format!("http://{address}")).map_err(|error| wrong(&error))?;
-            let to = to
-                .connect_timeout(connect_time_max)
-                .tcp_nodelay(true)
-                .http2_keep_alive_interval(PING_INTERVAL)
-                .keep_alive_timeout(PING_TIME_MAX);
-            Ok((address.to_owned(), to.connect_lazy()))
+            let to = Endpoint::from_shared(concur_tls::url(&address)).map_err(|error| wrong(&error))?;
+            let to = to.connect_timeout(connect_time_max).http2_keep_alive_interval(PING_INTERVAL).keep_alive_timeout(PING_TIME_MAX);
+            Ok((address, to.connect_with_connector_lazy(dialer.connector())))
         };
         let channels = endpoints.iter().map(channel).collect::<Result<_, _>>()?;
         Ok(Self { channels, current: AtomicUsize::new(0) })

@@ -11,6 +11,10 @@
 //!
 //! What is not here: behaviour. Converting a request into a command, and checking it, is the front doors' work.
 
+/// The compiled `.proto` files of everything that clients speak, as a `FileDescriptorSet` of Protocol Buffers; checked in and compared as
+/// the Rust text is.
+pub const DESCRIPTORS: &[u8] = include_bytes!("descriptors.bin");
+
 /// etcd's v3 API: key-value, watch, lease, cluster, maintenance and auth services.
 #[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)]
 pub mod etcdserverpb {

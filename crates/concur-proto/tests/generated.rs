@@ -2,6 +2,7 @@
 //!
 //! `CONCUR_PROTO_WRITE=1 cargo test -p concur-proto --test generated` writes it again after a change.
 
+use prost::Message;
 use std::path::{Path, PathBuf};
 use std::{env, fs, process};
 
@@ -21,6 +22,26 @@ fn generate(into: &Path) {
     let files = PROTOS.iter().map(|name| root.join(name));
     let set = protox::compile(files, [&root]).expect("the .proto files compile");
     tonic_prost_build::configure().bytes(".").out_dir(into).compile_fds(set).expect("the compiled files generate");
+}
+
+/// The descriptors of what clients speak: without the peers' streams, and without the comments.
+fn descriptors() -> Vec<u8> {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("proto");
+    let files = PROTOS.iter().filter(|name| **name != "concur/peer.proto").map(|name| root.join(name));
+    let mut set = protox::compile(files, [&root]).expect("the .proto files compile");
+    set.file.iter_mut().for_each(|file| file.source_code_info = None);
+    set.encode_to_vec()
+}
+
+#[test]
+fn checked_in_descriptors_are_what_the_protos_say() {
+    let kept = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/descriptors.bin");
+    let fresh = descriptors();
+    if env::var_os("CONCUR_PROTO_WRITE").is_some() {
+        fs::write(&kept, &fresh).expect("the checked-in file is writable");
+    }
+    let old = fs::read(&kept).unwrap_or_default();
+    assert!(old == fresh, "{} is stale: run again with CONCUR_PROTO_WRITE=1", kept.display());
 }
 
 #[test]

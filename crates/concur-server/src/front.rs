@@ -1,9 +1,11 @@
 //! Sends each request to the service that its path names.
 //!
 //! A [`Front`] is what [`serve`](crate::serve::serve) is given: gRPC calls go to the services of etcd's API and to the health
-//! check, everything else to the pages of `pages`. It is cloned for each connection and holds only handles.
+//! check and to reflection, JSON under `/v3/` to the gateway, everything else to the pages of `pages`. It is cloned for each connection and
+//! holds only handles. Whom browsers may speak for is said by [`HttpRules`].
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use concur_proto::etcdserverpb::auth_server::AuthServer;
@@ -21,8 +23,9 @@ use tonic::body::Body;
 use tower_service::Service;
 
 use crate::etcd::{Etcd, serve_watch};
-use crate::pages;
+use crate::http_rules::HttpRules;
 use crate::serve::{Answering, is_grpc};
+use crate::{gateway, pages};
 
 /// Everything that a client listener serves.
 #[derive(Debug, Clone)]
@@ -36,6 +39,7 @@ pub struct Front {
     lock: LockServer<Etcd>,
     election: ElectionServer<Etcd>,
     health: HealthServer<Etcd>,
+    rules: Arc<HttpRules>,
 }
 
 impl Front {
@@ -52,8 +56,59 @@ impl Front {
             election: ElectionServer::new(etcd.clone()).max_decoding_message_size(max),
             health: HealthServer::new(etcd.clone()).max_decoding_message_size(max),
             etcd,
+            rules: Arc::default(),
         }
     }
+
+    /// With rules for plain HTTP.
+    #[must_use]
+    pub fn with_rules(mut self, rules: HttpRules) -> Self {
+        self.rules = Arc::new(rules);
+        self
+    }
+
+    /// The largest message taken from a client.
+    pub(crate) fn message_bytes_max(&self) -> usize {
+        self.etcd.message_bytes_max()
+    }
+
+    /// Answers a call of gRPC, or one that was made of something else.
+    pub(crate) fn rpc(&mut self, request: Request<Body>) -> Answering {
+        let path = request.uri().path();
+        match path.strip_prefix('/').and_then(|path| path.split_once('/')).map(|(service, _)| service) {
+            Some("etcdserverpb.KV") => self.kv.call(request),
+            Some("etcdserverpb.Lease") => self.lease.call(request),
+            Some("etcdserverpb.Watch") if path == "/etcdserverpb.Watch/Watch" => serve_watch(self.etcd.clone(), request),
+            Some("etcdserverpb.Maintenance") => self.maintenance.call(request),
+            Some("etcdserverpb.Cluster") => self.cluster.call(request),
+            Some("etcdserverpb.Auth") => self.auth.call(request),
+            Some("v3lockpb.Lock") => self.lock.call(request),
+            Some("v3electionpb.Election") => self.election.call(request),
+            Some("grpc.health.v1.Health") => self.health.call(request),
+            Some("grpc.reflection.v1.ServerReflection" | "grpc.reflection.v1alpha.ServerReflection") => reflect(request),
+            _ => {
+                let status = Status::unimplemented(format!("unknown service or method {path}"));
+                Box::pin(std::future::ready(Ok(status.into_http())))
+            }
+        }
+    }
+}
+
+/// Tells which services there are, and how their messages look.
+fn reflect(request: Request<Body>) -> Answering {
+    let builder = || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(concur_proto::DESCRIPTORS);
+    Box::pin(async move {
+        if request.uri().path().starts_with("/grpc.reflection.v1alpha.") {
+            return match builder().build_v1alpha() {
+                Ok(mut service) => service.call(request).await,
+                Err(error) => Ok(Status::internal(error.to_string()).into_http()),
+            };
+        }
+        match builder().build_v1() {
+            Ok(mut service) => service.call(request).await,
+            Err(error) => Ok(Status::internal(error.to_string()).into_http()),
+        }
+    })
 }
 
 impl Service<Request<Incoming>> for Front {
@@ -66,22 +121,20 @@ impl Service<Request<Incoming>> for Front {
     }
 
     fn call(&mut self, request: Request<Incoming>) -> Answering {
-        let path = request.uri().path();
-        match path.strip_prefix('/').and_then(|path| path.split_once('/')).map(|(service, _)| service) {
-            Some("etcdserverpb.KV") => self.kv.call(request),
-            Some("etcdserverpb.Lease") => self.lease.call(request),
-            Some("etcdserverpb.Watch") if path == "/etcdserverpb.Watch/Watch" => serve_watch(self.etcd.clone(), request),
-            Some("etcdserverpb.Maintenance") => self.maintenance.call(request),
-            Some("etcdserverpb.Cluster") => self.cluster.call(request),
-            Some("etcdserverpb.Auth") => self.auth.call(request),
-            Some("v3lockpb.Lock") => self.lock.call(request),
-            Some("v3electionpb.Election") => self.election.call(request),
-            Some("grpc.health.v1.Health") => self.health.call(request),
-            _ if is_grpc(&request) => {
-                let status = Status::unimplemented(format!("unknown service or method {path}"));
-                Box::pin(std::future::ready(Ok(status.into_http())))
-            }
+        if is_grpc(&request) {
+            return self.rpc(request.map(Body::new));
+        }
+        if let Some(answer) = self.rules.at_once(&request) {
+            return Box::pin(std::future::ready(Ok(answer)));
+        }
+        let origin = self.rules.allowed(&request);
+        let answering = match request.uri().path() {
+            path if gateway::serves(path) => gateway::answer(self.clone(), request),
             _ => pages::answer(self.etcd.clone(), request),
+        };
+        match origin {
+            None => answering,
+            Some(origin) => Box::pin(async move { answering.await.map(|answer| HttpRules::allow(answer, origin)) }),
         }
     }
 }

@@ -11,6 +11,7 @@ use concur_peers::Configuration;
 use concur_proto::concur::peer::v1::peer_client::PeerClient;
 use concur_proto::concur::peer::v1::{ClusterReply, ClusterRequest};
 use concur_store::dir::{read_checked, write_checked};
+use concur_tls::Dialer;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
@@ -53,6 +54,8 @@ pub(crate) struct Asking<'a> {
     pub(crate) own: &'a str,
     /// Where the members are reached.
     pub(crate) members: Vec<&'a str>,
+    /// How they are connected to.
+    pub(crate) dialer: &'a Dialer,
 }
 
 impl Joined {
@@ -129,21 +132,21 @@ impl Asking<'_> {
     }
 
     async fn ask_one(&self, address: &str) -> Result<Joined, Refusal> {
-        Joined::told(self, ask(address, self.name, self.token, vec![self.own.into()]).await?)
+        Joined::told(self, ask(self.dialer, address, self.name, self.token, vec![self.own.into()]).await?)
     }
 }
 
 /// Asks one node, of whose cluster the caller is a member.
-pub(crate) async fn ask_one(address: &str, name: &str, token: &str) -> Result<ClusterReply, String> {
-    match tokio::time::timeout(ANSWER_TIME_MAX, ask(address, name, token, Vec::new())).await {
+pub(crate) async fn ask_one(dialer: &Dialer, address: &str, name: &str, token: &str) -> Result<ClusterReply, String> {
+    match tokio::time::timeout(ANSWER_TIME_MAX, ask(dialer, address, name, token, Vec::new())).await {
         Ok(Ok(reply)) => Ok(reply),
         Ok(Err(Refusal::Final(why) | Refusal::Later(why))) => Err(why),
         Err(_) => Err("no answer".into()),
     }
 }
 
-async fn ask(address: &str, name: &str, token: &str, peers: Vec<String>) -> Result<ClusterReply, Refusal> {
-    let channel = connect(address).await.map_err(|error| Refusal::Later(format!("{address}: {error}")))?;
+async fn ask(dialer: &Dialer, address: &str, name: &str, token: &str, peers: Vec<String>) -> Result<ClusterReply, Refusal> {
+    let channel = connect(dialer, address).await.map_err(|error| Refusal::Later(format!("{address}: {error}")))?;
     let request = ClusterRequest { name: name.into(), token: token.into(), peers };
     match PeerClient::new(channel).cluster(request).await {
         Ok(reply) => Ok(reply.into_inner()),

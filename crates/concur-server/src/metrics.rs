@@ -5,10 +5,14 @@
 //! is counted where it happens, by counters found once; what is merely a state (leader, sizes, revisions) is read when the
 //! page is asked for.
 //!
-//! The text is OpenMetrics. Not here: traces and logs.
+//! The text is OpenMetrics, which older readers take as theirs. Bytes of clients are those on the wire, of all that they speak.
+//! Not here: traces and logs.
+
+mod process;
 
 use std::fmt::Write as _;
 use std::future::Future;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -24,9 +28,13 @@ use tonic::{Code, Status};
 
 use crate::door::{Pulse, Status as NodeStatus};
 use crate::etcd::{ETCD_VERSION, Identity};
+use crate::serve::Traffic;
 
 /// The content type of the page.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The content type for whoever does not ask for that: its lines are the same.
+pub const PLAIN_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 macro_rules! calls {
     ($($call:ident $kind:literal $service:literal $method:literal;)*) => {
@@ -122,6 +130,8 @@ pub struct Metrics {
     succeeded: Vec<Counter>,
     handled: Family<Handled, Counter>,
     states: States,
+    /// Bytes to and from clients.
+    pub traffic: Arc<Traffic>,
     /// How long the log took to make its tail durable.
     pub wal_fsync_seconds: Histogram,
     /// How long the storage engine took to commit.
@@ -160,8 +170,13 @@ struct States {
     revision: Gauge,
     compacted: Gauge,
     leases: Gauge<u64, AtomicU64>,
-    resident: Gauge<u64, AtomicU64>,
-    descriptors: Gauge<u64, AtomicU64>,
+    client_received: Counter,
+    client_sent: Counter,
+    ranges: Counter,
+    puts: Counter,
+    deletes: Counter,
+    txns: Counter,
+    process: process::Process,
 }
 
 /// How a node names itself in its own metrics.
@@ -188,6 +203,7 @@ impl Metrics {
             succeeded: CALLS.iter().map(|&call| handled.get_or_create_owned(&handled_labels(call, "OK"))).collect(),
             handled,
             states: States::default(),
+            traffic: Arc::default(),
             wal_fsync_seconds: Seconds { first: 0.001 / 16.0, count: 18 }.new_metric(),
             backend_commit_seconds: Seconds { first: 0.001 / 16.0, count: 18 }.new_metric(),
             peer_round_trip_seconds: Family::new_with_constructor(Seconds { first: 0.0001, count: 16 }),
@@ -237,8 +253,15 @@ impl Metrics {
         registry.register("etcd_debugging_mvcc_keys", "Keys in the store", states.keys.clone());
         registry.register("etcd_debugging_mvcc_current_revision", "The current revision", states.revision.clone());
         registry.register("etcd_debugging_mvcc_compact_revision", "The compacted revision", states.compacted.clone());
-        registry.register("process_resident_memory_bytes", "Memory of the process", states.resident.clone());
-        registry.register("process_open_fds", "Open descriptors of the process", states.descriptors.clone());
+        registry.register("etcd_network_client_grpc_received_bytes", "Bytes received from clients", states.client_received.clone());
+        registry.register("etcd_network_client_grpc_sent_bytes", "Bytes sent to clients", states.client_sent.clone());
+        for prefix in ["etcd_mvcc", "etcd_debugging_mvcc"] {
+            registry.register(format!("{prefix}_range"), "Ranges read here", states.ranges.clone());
+            registry.register(format!("{prefix}_put"), "Puts asked for here", states.puts.clone());
+            registry.register(format!("{prefix}_delete"), "Deletes asked for here", states.deletes.clone());
+            registry.register(format!("{prefix}_txn"), "Transactions asked for here", states.txns.clone());
+        }
+        states.process.register(registry);
         let id = format!("{:x}", identity.member);
         registry.register("etcd_server_id", "The member's id", one(vec![("server_id", id)]));
         registry.register("etcd_server_version", "The API's version", one(vec![("server_version", ETCD_VERSION.to_owned())]));
@@ -294,8 +317,14 @@ impl Metrics {
         states.revision.set(store.revision.0);
         states.compacted.set(store.compacted.0);
         states.leases.set(store.leases);
-        states.resident.set(resident_bytes());
-        states.descriptors.set(std::fs::read_dir("/proc/self/fd").map_or(0, |open| open.count() as u64));
+        raise(&states.client_received, self.traffic.received());
+        raise(&states.client_sent, self.traffic.sent());
+        let done =
+            [(&states.ranges, Call::Range), (&states.puts, Call::Put), (&states.deletes, Call::DeleteRange), (&states.txns, Call::Txn)];
+        for (counter, call) in done {
+            raise(counter, self.succeeded[call as usize].get());
+        }
+        states.process.look();
         let mut page = String::with_capacity(16 << 10);
         if text::encode(&mut page, &self.registry).is_err() {
             page.clear();
@@ -308,14 +337,6 @@ impl Metrics {
     pub fn wal_synced(&self, took: Duration) {
         self.wal_fsync_seconds.observe(took.as_secs_f64());
     }
-}
-
-/// What the process holds in memory, where the kernel says so.
-fn resident_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kilobytes = line.and_then(|text| text.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
-    kilobytes.unwrap_or(0) << 10
 }
 
 /// Sets a counter to a count kept elsewhere, which never falls while the process lives.

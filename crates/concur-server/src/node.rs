@@ -19,10 +19,12 @@ pub use listen::Listeners;
 use crate::door::{Door, DoorLimits, Jobs, Pulse};
 use crate::driver::{Behind, Clock, Desk, DeskOptions, Driver, Group, Handle, KvDesk, Nodes, Parts};
 use crate::etcd::{Etcd, EtcdLimits, Identity};
+use crate::http_rules::HttpRules;
 use crate::join::{Asking, Joined};
 use crate::metrics::{Labels, Metrics};
 use crate::native::{Namespace, Native};
 use crate::peers::{Local, Me, Peers};
+use crate::serve::ServeLimits;
 use crate::watch::{Hub, HubLimits};
 use concur_core::{
     BootCount, Change, Config, Corrupt, GroupId, Ordering, QuorumRule, QuorumSystem, ReplicaId, Rng, StateMachine, Strategy,
@@ -34,6 +36,7 @@ use concur_replica::{Bulk, Output, Recovered, Replica, Settings};
 use concur_store::dir::{DataDir, DirError, Owner};
 use concur_store::engine::{EngineError, EngineEvent, EngineOptions, EngineThread, RedbEngine};
 use concur_store::log::{FileDisk, Log, LogError, LogOptions};
+use concur_tls::{Dialer, TlsError};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -47,9 +50,9 @@ pub struct NodeMember {
     pub name: String,
     /// Its region, or empty.
     pub region: String,
-    /// Where peers reach it, `host:port`; empty within one program.
+    /// Where peers reach it: `host:port`, or with `https://` before it by TLS; empty within one program.
     pub peer: String,
-    /// Where clients reach it, `host:port`, or empty if that is not known.
+    /// Where clients reach it, in the same form, or empty if that is not known.
     pub client: String,
 }
 
@@ -121,6 +124,16 @@ pub struct NodeOptions {
     pub reserve_bytes: u64,
     /// What history a store keeps.
     pub retention: Retention,
+    /// How it connects to its peers.
+    pub dialer: Dialer,
+    /// Whom plain HTTP is answered.
+    pub http: HttpRules,
+    /// What client listeners let the outside make them hold; how long they drain follows from how long stopping may take.
+    pub serve: ServeLimits,
+    /// Operations in each list of a transaction.
+    pub txn_ops_max: usize,
+    /// How often a watcher that asked for it is told the revision when nothing happens.
+    pub notify_interval: Duration,
 }
 
 /// Why a node cannot start, or stopped. Each says what to do.
@@ -166,6 +179,9 @@ pub enum NodeError {
         /// The operating system's answer.
         source: std::io::Error,
     },
+    /// TLS cannot be set up.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The cluster does not take this node in.
     #[error("error[C063]: this node cannot join: {why}")]
     Join {
@@ -204,6 +220,8 @@ pub struct Node<M: StateMachine> {
     clock: Clock,
     wires: Wires,
     clients: Option<Listeners>,
+    /// For those who ask for metrics and health only.
+    pages: Listeners,
     etcd: Option<Etcd>,
     /// Where watches are asked for, by namespace.
     doors: BTreeMap<String, Door>,
@@ -321,12 +339,37 @@ impl<M: StateMachine> Node<M> {
         }
         let behind = behind.0;
         let (etcd, doors, metrics, ready) = (None, BTreeMap::new(), Vec::new(), watch::channel(false).0);
-        Ok(Self { options, me, dir, log, behind, engine_events, groups, handles, clock, wires, clients, etcd, doors, metrics, ready })
+        let pages = Listeners::default();
+        Ok(Self {
+            options,
+            me,
+            dir,
+            log,
+            behind,
+            engine_events,
+            groups,
+            handles,
+            clock,
+            wires,
+            clients,
+            pages,
+            etcd,
+            doors,
+            metrics,
+            ready,
+        })
     }
 
     /// A handle to the group of a namespace, if this node takes part in it.
     pub fn handle(&self, namespace: &str) -> Option<Handle<M>> {
         self.handles.get(namespace).cloned()
+    }
+
+    /// Serves the pages (metrics, health) on these listeners, and nothing else.
+    #[must_use]
+    pub fn with_pages(mut self, listeners: Listeners) -> Self {
+        self.pages = listeners;
+        self
     }
 
     /// Holds true once every group of this node knows who proposes.
@@ -347,16 +390,21 @@ impl<M: StateMachine> Node<M> {
         let peers = match self.wires {
             Wires::Local(local) => Peers::local(self.me.clone(), local),
             Wires::Streams(listeners) => {
-                let (peers, acceptor) = Peers::streams(self.me.clone(), lives.clone());
-                listeners.serve(&mut listening, acceptor, listen::peer_limits(), closed.clone())?;
+                let (peers, acceptor) = Peers::streams(self.me.clone(), lives.clone(), self.options.dialer.clone());
+                listeners.serve(&mut listening, acceptor, listen::peer_limits(), &Arc::default(), closed.clone())?;
                 peers
             }
         };
+        if let Some(etcd) = self.etcd.clone() {
+            let limits = listen::client_limits(&self.options);
+            self.pages.serve(&mut listening, crate::pages::Pages(etcd), limits, &Arc::default(), closed.clone())?;
+        }
         if let Some(clients) = self.clients {
             let namespaces = self.handles.iter().map(|(name, handle)| (name.clone(), Arc::new(handle.clone()) as Arc<dyn Namespace>));
             let native = Native::new(&self.options, self.me.clone(), namespaces.collect(), self.doors);
-            let doorway = listen::Doorway::new(self.etcd, native, self.options.request_bytes_max);
-            clients.serve(&mut listening, doorway, listen::client_limits(self.options.stop_time_max), closed)?;
+            let traffic = self.etcd.as_ref().map(|etcd| etcd.metrics.traffic.clone()).unwrap_or_default();
+            let doorway = listen::Doorway::new(self.etcd, self.options.http.clone(), native, self.options.request_bytes_max);
+            clients.serve(&mut listening, doorway, listen::client_limits(&self.options), &traffic, closed)?;
         }
         let driver = Driver::new(Parts {
             clock: self.clock,
@@ -418,7 +466,13 @@ fn whole<M: StateMachine>(replica: &Replica<M>) -> Bulk {
 }
 
 fn kv_desk(options: &NodeOptions, basics: &Basics, kv: &Kv, pulse: Arc<Pulse>, jobs: Jobs, metrics: Arc<Metrics>) -> KvDesk {
-    let hub = Hub::new(HubLimits::default(), basics.identity, pulse.clone(), metrics, kv.revision());
+    let hub = Hub::new(
+        HubLimits { notify_interval: options.notify_interval, ..HubLimits::default() },
+        basics.identity,
+        pulse.clone(),
+        metrics,
+        kv.revision(),
+    );
     let own = &options.members[usize::from(options.me.0)];
     let mut desk = KvDesk::new(DeskOptions {
         jobs,
@@ -499,7 +553,7 @@ impl NodeOptions {
             return Ok(Place { cluster: self.cluster_id(), name: own.name.clone(), joined: None });
         }
         let members = self.members.iter().map(|member| member.peer.as_str()).collect();
-        let joined = Joined::ask(&Asking { name: &own.name, token: &self.cluster_token, own: &own.peer, members })?;
+        let joined = Joined::ask(&Asking { name: &own.name, token: &self.cluster_token, own: &own.peer, members, dialer: &self.dialer })?;
         Ok(Place { cluster: joined.cluster, name: joined.name.clone(), joined: Some(joined) })
     }
 
@@ -564,6 +618,7 @@ impl NodeOptions {
             request_bytes_max: self.request_bytes_max,
             request_time_max: self.request_time_max,
             lease_ttl_s_min: concur_kv::ttl_least_s(election_ms),
+            txn_ops_max: self.txn_ops_max,
             ..EtcdLimits::default()
         }
     }
@@ -615,7 +670,7 @@ struct SeatOptions {
 }
 
 fn url(address: &str) -> Vec<String> {
-    if address.is_empty() { Vec::new() } else { vec![format!("http://{address}")] }
+    if address.is_empty() { Vec::new() } else { vec![concur_tls::url(address)] }
 }
 
 /// Undecided proposals of one proposer, its peers' forwarded ones included.

@@ -1,15 +1,20 @@
 //! The pages that a client listener serves over plain HTTP: health, readiness, version, metrics.
 //!
-//! `/health` and its queries are etcd's. `/livez` says that the process answers; `/readyz` that it can serve: the node is a
-//! member, a leader is known, no alarm is armed that stops writes, and a linearizable read went through. With `?verbose` both list their checks.
+//! The pages, their checks and their queries are etcd's. `/health` is well where no alarm is armed, a leader is known and a linearizable
+//! read went through. `/livez` says that the process answers from its state; `/readyz` that it can serve. Both list their checks with
+//! `?verbose` and leave out those that `?exclude` names; each check has a page of its own below (`/readyz/linearizable_read`).
 //!
 //! Not here: the JSON gateway and the console.
 
+use std::convert::Infallible;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 use concur_kv::{AlarmKind, Answer, Query, Status as StoreStatus};
+use http::header::ACCEPT;
 use http::{Method, Request, Response, StatusCode};
 use tonic::body::Body;
+use tower_service::Service;
 
 use crate::door::Level;
 use crate::etcd::{ETCD_VERSION, Etcd, alarm_name, reads_all};
@@ -19,20 +24,43 @@ use crate::serve::{Answering, text};
 const PLAIN: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 
+/// A listener's service that has the pages only.
+#[derive(Debug, Clone)]
+pub(crate) struct Pages(pub(crate) Etcd);
+
+impl<B> Service<Request<B>> for Pages {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answering;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Answering {
+        answer(self.0.clone(), request)
+    }
+}
+
 /// Answers a request that is no gRPC call. Its body, if any, is not read.
 pub(crate) fn answer<B>(etcd: Etcd, request: Request<B>) -> Answering {
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return Box::pin(std::future::ready(Ok(text(StatusCode::METHOD_NOT_ALLOWED, PLAIN, "only GET is served here\n"))));
     }
     let (path, asked) = (request.uri().path().to_owned(), Asked::of(request.uri().query().unwrap_or("")));
+    let open = request.headers().get(ACCEPT).is_some_and(|kinds| kinds.to_str().is_ok_and(|kinds| kinds.contains("openmetrics-text")));
     Box::pin(async move {
         Ok(match path.as_str() {
             "/health" => health(&etcd, &asked).await,
-            "/livez" => checked(vec![("serving", Ok(()))], &asked),
+            "/livez" => checked(liveness(&etcd).await, &asked),
             "/readyz" => checked(readiness(&etcd, &asked).await, &asked),
             "/version" => version(),
-            "/metrics" => page(&etcd).await,
-            _ => text(StatusCode::NOT_FOUND, PLAIN, "404 page not found\n"),
+            "/metrics" => page(&etcd, if open { metrics::CONTENT_TYPE } else { metrics::PLAIN_TYPE }).await,
+            path => match (path.strip_prefix("/livez/"), path.strip_prefix("/readyz/")) {
+                (Some(name), _) => only(liveness(&etcd).await, name, &asked),
+                (_, Some(name)) => only(readiness(&etcd, &Asked::default()).await, name, &asked),
+                _ => text(StatusCode::NOT_FOUND, PLAIN, "404 page not found\n"),
+            },
         })
     })
 }
@@ -67,13 +95,31 @@ impl Asked {
 type Check = (&'static str, Result<(), String>);
 
 async fn health(etcd: &Etcd, asked: &Asked) -> Response<Body> {
-    for (_, result) in readiness(etcd, asked).await {
-        if let Err(reason) = result {
-            let body = health_json("false", &reason);
-            return text(StatusCode::SERVICE_UNAVAILABLE, JSON, body);
-        }
+    match unhealthy(etcd, asked).await {
+        Some(reason) => text(StatusCode::SERVICE_UNAVAILABLE, JSON, health_json("false", &reason)),
+        None => text(StatusCode::OK, JSON, health_json("true", "")),
     }
-    text(StatusCode::OK, JSON, health_json("true", ""))
+}
+
+/// What is wrong, in etcd's words, cheapest first.
+async fn unhealthy(etcd: &Etcd, asked: &Asked) -> Option<String> {
+    let deadline = Instant::now() + etcd.limits.request_time_max;
+    let store = match store_status(etcd, deadline).await {
+        Ok(store) => store,
+        Err(reason) => return Some(format!("RANGE ERROR:{reason}")),
+    };
+    let armed = store.alarms.iter().map(|alarm| alarm_name(alarm.kind)).find(|name| !asked.excludes(name));
+    if let Some(name) = armed {
+        return Some(format!("ALARM {name}"));
+    }
+    if asked.serializable {
+        return None;
+    }
+    if etcd.door.pulse().leader() == 0 {
+        return Some("RAFT NO LEADER".into());
+    }
+    let read = etcd.door.read(Level::Strong, reads_all(), deadline, |_| ()).await;
+    read.err().map(|refusal| format!("RANGE ERROR:{refusal}"))
 }
 
 /// Reasons hold no character that JSON escapes but quotes and backslashes of texts from outside.
@@ -82,36 +128,35 @@ fn health_json(health: &str, reason: &str) -> String {
     format!("{{\"health\":\"{health}\",\"reason\":\"{reason}\"}}")
 }
 
-/// Everything that must hold for this node to serve, cheapest first; what follows a failure is not asked.
+/// That this process answers from its own state.
+async fn liveness(etcd: &Etcd) -> Vec<Check> {
+    let deadline = Instant::now() + etcd.limits.request_time_max;
+    vec![("serializable_read", store_status(etcd, deadline).await.map(drop))]
+}
+
+/// Everything that must hold for this node to serve, except what is excluded.
 async fn readiness(etcd: &Etcd, asked: &Asked) -> Vec<Check> {
     let mut checks = Vec::new();
     let deadline = Instant::now() + etcd.limits.request_time_max;
-    let alarms = match store_status(etcd, deadline).await {
-        Ok(store) => store.alarms,
-        Err(reason) => {
-            checks.push(("data", Err(reason)));
-            return checks;
-        }
-    };
-    for kind in [AlarmKind::NoSpace, AlarmKind::Corrupt] {
-        let armed = alarms.iter().any(|alarm| alarm.kind == kind) && !asked.excludes(alarm_name(kind));
-        let name = if kind == AlarmKind::NoSpace { "space" } else { "data_corruption" };
-        checks.push((name, if armed { Err(format!("ALARM {}", alarm_name(kind))) } else { Ok(()) }));
+    let store = store_status(etcd, deadline).await;
+    let corrupt = store.as_ref().is_ok_and(|store| store.alarms.iter().any(|alarm| alarm.kind == AlarmKind::Corrupt));
+    checks.push(("data_corruption", if corrupt { Err("alarm activated: CORRUPT".into()) } else { Ok(()) }));
+    checks.push(("serializable_read", store.map(drop)));
+    if !asked.excludes("linearizable_read") {
+        let read = match etcd.door.pulse().leader() {
+            0 => Err("etcdserver: no leader".into()),
+            _ => etcd.door.read(Level::Strong, reads_all(), deadline, |_| ()).await.map(drop).map_err(|refusal| refusal.to_string()),
+        };
+        checks.push(("linearizable_read", read));
     }
-    if asked.serializable {
-        return checks;
+    if !asked.excludes("non_learner") {
+        let learns = etcd.door.status().await.is_ok_and(|status| status.observer);
+        checks.push(("non_learner", if learns { Err("not supported for learner".into()) } else { Ok(()) }));
     }
     if etcd.door.pulse().removed() {
         checks.push(("membership", Err("this node was removed from the cluster, and stops".into())));
-        return checks;
     }
-    if etcd.door.pulse().leader() == 0 {
-        checks.push(("leader", Err("RAFT NO LEADER".into())));
-        return checks;
-    }
-    checks.push(("leader", Ok(())));
-    let read = etcd.door.read(Level::Strong, reads_all(), deadline, |_| ()).await;
-    checks.push(("linearizable_read", read.map(drop).map_err(|refusal| format!("QGET ERROR:{refusal}"))));
+    checks.retain(|(name, _)| !asked.excludes(name));
     checks
 }
 
@@ -125,9 +170,9 @@ async fn store_status(etcd: &Etcd, deadline: Instant) -> Result<StoreStatus, Str
 }
 
 fn checked(checks: Vec<Check>, asked: &Asked) -> Response<Body> {
-    let failed: Vec<&Check> = checks.iter().filter(|(name, result)| result.is_err() && !asked.excludes(name)).collect();
+    let failed = checks.iter().any(|(_, result)| result.is_err());
     let mut body = String::new();
-    if asked.verbose || !failed.is_empty() {
+    if asked.verbose || failed {
         for (name, result) in &checks {
             body.push_str(&match result {
                 Ok(()) => format!("[+]{name} ok\n"),
@@ -135,8 +180,17 @@ fn checked(checks: Vec<Check>, asked: &Asked) -> Response<Body> {
             });
         }
     }
-    body.push_str(if failed.is_empty() { "ok\n" } else { "check failed\n" });
-    text(if failed.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, PLAIN, body)
+    if failed {
+        return text(StatusCode::SERVICE_UNAVAILABLE, PLAIN, body);
+    }
+    body.push_str("ok\n");
+    text(StatusCode::OK, PLAIN, body)
+}
+
+/// One check of a page, by its name.
+fn only(checks: Vec<Check>, name: &str, asked: &Asked) -> Response<Body> {
+    let found: Vec<Check> = checks.into_iter().filter(|(known, _)| *known == name).collect();
+    if found.is_empty() { text(StatusCode::NOT_FOUND, PLAIN, "404 page not found\n") } else { checked(found, asked) }
 }
 
 fn version() -> Response<Body> {
@@ -150,13 +204,13 @@ fn version() -> Response<Body> {
     )
 }
 
-async fn page(etcd: &Etcd) -> Response<Body> {
+async fn page(etcd: &Etcd, content_type: &'static str) -> Response<Body> {
     let deadline = Instant::now() + etcd.limits.request_time_max;
     let (node, store) = (etcd.door.status().await, store_status(etcd, deadline).await);
     match (node, store) {
         (Ok(node), Ok(store)) => {
             let page = etcd.metrics.page(etcd.door.pulse(), etcd.identity, &node, &store);
-            text(StatusCode::OK, metrics::CONTENT_TYPE, page)
+            text(StatusCode::OK, content_type, page)
         }
         (Err(refusal), _) => text(StatusCode::SERVICE_UNAVAILABLE, PLAIN, format!("{refusal}\n")),
         (_, Err(reason)) => text(StatusCode::SERVICE_UNAVAILABLE, PLAIN, format!("{reason}\n")),

@@ -12,6 +12,9 @@
 //! goes when its queue is full. Urgent messages (elections, heartbeats) have a queue of their own that leaves first. Whatever waits
 //! when the socket has room leaves as one message.
 //!
+//! A peer whose address begins with `https://` is dialled by TLS; whether certificates are asked for is its listener's to say. What a
+//! hello proves is the same either way.
+//!
 //! A connection that is reset or refused is told at once as a hint that the peer's process is gone.
 //!
 //! Members of one program may be joined without sockets ([`Local`]); they see the same events.
@@ -25,11 +28,13 @@ use bytes::Bytes;
 use concur_core::{GroupId, Health};
 use concur_peers::Configuration;
 use concur_proto::concur::peer::v1::{ClusterReply, Hello};
+use concur_tls::Dialer;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc;
 
 pub(crate) use accept::Acceptor;
+use dial::Dial;
 pub(crate) use dial::connect;
 
 /// Version of the frames' encoding.
@@ -67,7 +72,7 @@ pub struct Peer {
     pub node: u64,
     /// Its name.
     pub name: String,
-    /// Where it listens for peers, `host:port`.
+    /// Where it listens for peers: `host:port`, or with `https://` before it by TLS.
     pub address: String,
     /// Whether it votes in a group, so that it must come with the disk with which it voted.
     pub votes: bool,
@@ -155,7 +160,7 @@ pub(crate) struct Peers {
 #[derive(Debug)]
 enum Reach {
     /// By streams; what accepts theirs shares the directory.
-    Streams(Arc<Mutex<Directory>>, mpsc::Sender<FromPeer>),
+    Streams(Arc<Mutex<Directory>>, mpsc::Sender<FromPeer>, Dialer),
     /// Within this program.
     Local(Local),
 }
@@ -182,11 +187,12 @@ impl Peers {
     }
 
     /// Makes what dials peers, and what accepts their streams. Must be called on a runtime.
-    pub(crate) fn streams(me: Me, known: BTreeMap<u64, Life>) -> (Self, Acceptor) {
+    pub(crate) fn streams(me: Me, known: BTreeMap<u64, Life>, dialer: Dialer) -> (Self, Acceptor) {
         let (sender, inbox) = mpsc::channel(INBOX_MAX);
         let directory = Arc::new(Mutex::new(Directory::default()));
         let acceptor = Acceptor::new(me.clone(), directory.clone(), known, sender.clone());
-        (Self { me, links: BTreeMap::new(), wires: Reach::Streams(directory, sender), inbox, connected: BTreeSet::new() }, acceptor)
+        let wires = Reach::Streams(directory, sender, dialer);
+        (Self { me, links: BTreeMap::new(), wires, inbox, connected: BTreeSet::new() }, acceptor)
     }
 
     /// The cluster that this node belongs to.
@@ -217,28 +223,30 @@ impl Peers {
             keep
         });
         for (&node, peer) in wanted.iter().filter(|(_, peer)| local || !peer.address.is_empty()) {
-            let Reach::Streams(directory, sender) = &self.wires else {
+            let Reach::Streams(directory, sender, dialer) = &self.wires else {
                 self.links.entry(node).or_insert_with(|| Link::Local(Vec::new()));
                 continue;
             };
             self.links.entry(node).or_insert_with(|| {
                 let outbox = Arc::new(Outbox::default());
-                tokio::spawn(dial::run(self.me.clone(), peer.clone(), directory.clone(), outbox.clone(), sender.clone()));
+                let dial = Dial { me: self.me.clone(), dialer: dialer.clone(), directory: directory.clone(), inbox: sender.clone() };
+                tokio::spawn(dial.run(peer.clone(), outbox.clone()));
                 Link::Stream(peer.clone(), outbox)
             });
         }
         self.connected.retain(|node| wanted.contains_key(node));
-        if let Reach::Streams(directory, _) = &self.wires {
+        if let Reach::Streams(directory, ..) = &self.wires {
             *directory.lock().unwrap_or_else(PoisonError::into_inner) = Directory { peers: wanted, groups };
         }
     }
 
     /// Asks a node of this cluster which configurations it knows; [`FromPeer::Told`] is the answer. Must be called on the runtime.
     pub(crate) fn ask(&self, address: String) {
-        let Reach::Streams(_, sender) = &self.wires else { return };
+        let Reach::Streams(_, sender, dialer) = &self.wires else { return };
+        let dialer = dialer.clone();
         let (name, token, sender) = (self.me.name.clone(), self.me.token.clone(), sender.clone());
         tokio::spawn(async move {
-            match crate::join::ask_one(&address, &name, &token).await {
+            match crate::join::ask_one(&dialer, &address, &name, &token).await {
                 Ok(reply) => drop(sender.send(FromPeer::Told(reply)).await),
                 Err(why) => tracing::info!(address, "a node that is not known here could not be asked who is in: {why}"),
             }

@@ -11,16 +11,22 @@
 //! When the stop signal comes, the listener closes, each connection is sent GOAWAY (or `Connection: close`) and may finish
 //! what it began, until the deadline; then the rest is cut.
 //!
-//! TLS is not here, nor are requests' deadlines: those belong to the services.
+//! A listener with TLS agrees on keys in the connection's own task, within a time; a caller that its certificate names is in the
+//! extensions of its requests ([`concur_tls::ClientName`]).
+//!
+//! Requests' deadlines are not here: those belong to the services.
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use concur_tls::{ServerTls, Stream};
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -28,6 +34,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -65,7 +72,7 @@ pub struct ServeLimits {
     pub send_buffer_bytes_max: usize,
     /// How long an HTTP/1 client may take to send its headers.
     pub header_time_max: Duration,
-    /// How often a silent HTTP/2 connection is asked whether it lives.
+    /// How often a silent HTTP/2 connection is asked whether it lives; zero: never.
     pub ping_interval: Duration,
     /// How long it may take to say so.
     pub ping_time_max: Duration,
@@ -91,13 +98,44 @@ impl Default for ServeLimits {
     }
 }
 
+/// What is listened on.
+#[derive(Debug)]
+pub struct Socket {
+    /// Where connections come from.
+    pub listener: TcpListener,
+    /// How they are encrypted, if they are.
+    pub tls: Option<Arc<ServerTls>>,
+    /// What is counted of them.
+    pub traffic: Arc<Traffic>,
+}
+
+/// Bytes that went over connections, TLS's own left out.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    received: AtomicU64,
+    sent: AtomicU64,
+}
+
+impl Traffic {
+    /// Bytes that came.
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that left.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+}
+
 /// Serves connections until `stop` holds true, then drains. Returns how many connections were cut at the deadline.
 ///
 /// Must be called on a tokio runtime with time and I/O enabled. `Err` only if the listener itself fails for good.
-pub async fn serve<S>(listener: TcpListener, service: S, limits: ServeLimits, mut stop: watch::Receiver<bool>) -> io::Result<usize>
+pub async fn serve<S>(socket: Socket, service: S, limits: ServeLimits, mut stop: watch::Receiver<bool>) -> io::Result<usize>
 where
     S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future = Answering> + Clone + Send + 'static,
 {
+    let Socket { listener, tls, traffic } = socket;
     let builder = Arc::new(builder(&limits));
     let open = Arc::new(AtomicUsize::new(0));
     let mut tasks = JoinSet::new();
@@ -107,8 +145,8 @@ where
             Some(_) = tasks.join_next() => continue,
             () = stopped(&mut stop) => break,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, from) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) if accept_failed_for_good(&error) => return Err(error),
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -117,11 +155,13 @@ where
             }
         };
         let place = Place::take(&open);
-        if place.number < limits.connections_max {
-            let connection = Connection { stream, builder: builder.clone(), stop: stop.clone(), _place: place };
+        let number = place.number;
+        let traffic = traffic.clone();
+        let connection =
+            Connection { traffic, stream, from, tls: tls.clone(), builder: builder.clone(), stop: stop.clone(), _place: place };
+        if number < limits.connections_max {
             tasks.spawn(connection.run(service.clone()));
-        } else if place.number < limits.connections_max + REFUSED_CONNECTIONS_MAX {
-            let connection = Connection { stream, builder: builder.clone(), stop: stop.clone(), _place: place };
+        } else if number < limits.connections_max + REFUSED_CONNECTIONS_MAX {
             tasks.spawn(async move {
                 let _ = tokio::time::timeout(REFUSAL_TIME, connection.run(Refusing)).await;
             });
@@ -162,7 +202,7 @@ fn builder(limits: &ServeLimits) -> Builder<TokioExecutor> {
         .max_frame_size(limits.frame_bytes_max)
         .max_header_list_size(limits.header_bytes_max)
         .max_send_buf_size(limits.send_buffer_bytes_max)
-        .keep_alive_interval(limits.ping_interval)
+        .keep_alive_interval((!limits.ping_interval.is_zero()).then_some(limits.ping_interval))
         .keep_alive_timeout(limits.ping_time_max)
         .auto_date_header(false);
     builder
@@ -191,8 +231,60 @@ impl Drop for Place {
     }
 }
 
+/// A connection whose bytes are counted.
+struct Counted {
+    stream: Stream,
+    traffic: Arc<Traffic>,
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let own = self.get_mut();
+        let before = into.filled().len();
+        let read = Pin::new(&mut own.stream).poll_read(cx, into);
+        own.traffic.received.fetch_add((into.filled().len() - before) as u64, Ordering::Relaxed);
+        read
+    }
+}
+
+impl Counted {
+    fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = written {
+            self.traffic.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+        }
+        written
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.wrote(written)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
+        self.wrote(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
 struct Connection {
     stream: TcpStream,
+    from: SocketAddr,
+    tls: Option<Arc<ServerTls>>,
+    traffic: Arc<Traffic>,
     builder: Arc<Builder<TokioExecutor>>,
     stop: watch::Receiver<bool>,
     _place: Place,
@@ -207,8 +299,24 @@ impl Connection {
             tracing::debug!(%error, "a connection was gone before it was served");
             return;
         }
-        let service = service_fn(move |request| service.clone().call(request));
-        let mut serving = pin!(self.builder.serve_connection(TokioIo::new(self.stream), service));
+        let (stream, name) = match self.tls {
+            None => (Stream::Plain(self.stream), None),
+            Some(tls) => match tls.accept(self.stream, self.from).await {
+                Some(accepted) => accepted,
+                None => return,
+            },
+        };
+        let encrypted = matches!(stream, Stream::Tls(_));
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            if encrypted {
+                request.extensions_mut().insert(Encrypted);
+            }
+            if let Some(name) = &name {
+                request.extensions_mut().insert(name.clone());
+            }
+            service.clone().call(request)
+        });
+        let mut serving = pin!(self.builder.serve_connection(TokioIo::new(Counted { stream, traffic: self.traffic }), service));
         let ended = tokio::select! {
             ended = serving.as_mut() => ended,
             () = stopped(&mut self.stop) => {
@@ -222,6 +330,10 @@ impl Connection {
     }
 }
 
+/// In the extensions of every request that came by TLS.
+#[derive(Debug, Clone, Copy)]
+pub struct Encrypted;
+
 /// Answers whatever is asked with "too many connections".
 #[derive(Clone)]
 struct Refusing;
@@ -231,8 +343,8 @@ impl Service<Request<Incoming>> for Refusing {
     type Error = Infallible;
     type Future = Answering;
 
-    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Infallible>> {
-        std::task::Poll::Ready(Ok(()))
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<Incoming>) -> Answering {

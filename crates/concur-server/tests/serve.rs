@@ -49,6 +49,8 @@ async fn health_fails_without_a_leader_and_says_why() {
     assert_eq!(get(&node, "/health").await, (503, r#"{"health":"false","reason":"RAFT NO LEADER"}"#.into()));
     assert_eq!(get(&node, "/health?serializable=true").await.0, 200);
     assert_eq!(get(&node, "/readyz").await.0, 503);
+    assert_eq!(get(&node, "/readyz?exclude=linearizable_read").await, (200, "ok\n".into()));
+    assert_eq!(get(&node, "/readyz/data_corruption").await, (200, "ok\n".into()));
     assert_eq!(get(&node, "/livez").await.0, 200);
 }
 

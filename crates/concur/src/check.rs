@@ -14,7 +14,7 @@ const VOTERS_MAX: usize = 9;
 
 pub(crate) fn check(system: &System) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for look in [members, addresses, sizes, quorums, weights, regions, links, goals, timeouts, limits, namespaces, etcd] {
+    for look in [members, addresses, sizes, quorums, weights, regions, links, goals, timeouts, limits, namespaces, etcd, security] {
         look(system, &mut findings);
     }
     findings
@@ -92,19 +92,21 @@ fn addresses(system: &System, out: &mut Vec<Finding>) {
                 let why = "two listeners cannot have one port of one machine";
                 out.push(Finding::error("C012", field.clone(), what, why, "give each listener a port of its own"));
             }
-            if !is_loopback(host) && !system.insecure {
+            if !is_loopback(host) && !system.insecure && !concur_tls::is_tls(address) {
                 let what = format!("{address} is reached from other machines, and nothing encrypts or authenticates it");
                 let why = "whoever reaches the port can read and change everything, and vote";
-                let fix = "use 127.0.0.1, or say `insecure = true` under `[security]` if the network itself is trusted";
+                let fix = "write `https://` before it and name certificates under `[security]`, use 127.0.0.1, or say `insecure = true` under \
+                           `[security]` if the network itself is trusted";
                 out.push(Finding::error("C060", field, what, why, fix));
             }
         }
     }
 }
 
-/// Host and port.
+/// Host and port, of an address with or without `https://`.
 pub(crate) fn split_address(address: &str) -> Option<(&str, u16)> {
-    let (host, port) = address.rsplit_once(':')?;
+    let bare = address.strip_prefix(concur_tls::HTTPS).unwrap_or(address);
+    let (host, port) = bare.rsplit_once(':')?;
     let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
     let plain = !host.is_empty() && !host.contains(['/', ' ', '@', '[', ']']);
     plain.then_some((host, port.parse().ok()?))
@@ -262,6 +264,31 @@ fn links(system: &System, out: &mut Vec<Finding>) {
         let why = "latencies are predicted only when all round trips between members are known";
         let fix = "give every member a region, and every two regions a `[[link]]`";
         out.push(Finding::warning("C034", "link", "some round trips between members are not given".into(), why, fix));
+    }
+}
+
+fn security(system: &System, out: &mut Vec<Finding>) {
+    if let Err(error) = system.security.rules.check() {
+        let why = "nobody could connect, or by weaker means than were meant";
+        out.push(Finding::error("C069", "security.cipher_suites", error.to_string(), why, "name what there is, or leave it out"));
+    }
+    let sides = [("client", &system.security.client), ("peer", &system.security.peer)];
+    for (name, options) in sides {
+        if options.cert_file.as_os_str().is_empty() != options.key_file.as_os_str().is_empty() {
+            let what = "a certificate goes with its key, and one of them is not named".to_owned();
+            let why = "a certificate is shown by whoever can prove to have its key";
+            out.push(Finding::error("C064", format!("security.{name}"), what, why, "give both `cert_file` and `key_file`"));
+        }
+    }
+    for (i, member) in system.members.iter().enumerate() {
+        for ((name, options), address) in sides.into_iter().zip([&member.client, &member.peer]) {
+            if concur_tls::is_tls(address) && !options.has_certificate() && !options.auto {
+                let what = format!("{address} asks for TLS, and there is no certificate under `[security.{name}]`");
+                let why = "a listener with TLS has to show one";
+                let fix = "give `cert_file` and `key_file`, or `auto = true` for one that encrypts and proves nothing";
+                out.push(Finding::warning("C064", format!("members[{i}].{name}"), what, why, fix));
+            }
+        }
     }
 }
 

@@ -217,7 +217,8 @@ const EXPLANATIONS: &[Explanation] = &[
         "C060",
         "open to other machines without TLS",
         "Listeners beyond loopback carry data and votes in the clear, and take them from \
-       anybody. Say `insecure = true` (or `--insecure`) only where the network itself keeps others out.",
+       anybody. Give them TLS: write `https://` before their addresses and name certificates (`--cert-file`, `--key-file`, \
+       `--trusted-ca-file` and their `--peer-` twins, or `[security]` in a file). Say `insecure = true` (or `--insecure`) only where the network itself keeps others out.",
     ),
     e(
         "C061",
@@ -227,4 +228,46 @@ const EXPLANATIONS: &[Explanation] = &[
        start with an empty directory.",
     ),
     e("C062", "no such member", "A node is started under the name of a listed member."),
+    e(
+        "C063",
+        "this node cannot join",
+        "A node without data that joins (`--initial-cluster-state existing`) asks the members which one it is. None of them answered, \
+       or none lists it: run `concur member add` first, and correct the addresses.",
+    ),
+    e(
+        "C064",
+        "TLS without certificates",
+        "An address that begins with `https://` is served by TLS, for which a listener shows a certificate and proves that it has the \
+       key: name both (`--cert-file` and `--key-file`, for peers `--peer-cert-file` and `--peer-key-file`). `--auto-tls` and \
+       `--peer-auto-tls` make one instead, which encrypts and proves nothing about who answers. Whom a certificate must be signed by \
+       is said by `--trusted-ca-file` and `--peer-trusted-ca-file`, and by `--cacert` for clients.",
+    ),
+    e(
+        "C065",
+        "a certificate's file cannot be read",
+        "The path is wrong, or the file is not readable for the user that the node runs as. Keys are usually readable for one user only.",
+    ),
+    e(
+        "C066",
+        "a file holds no certificate or key",
+        "Files are PEM: text with lines such as `-----BEGIN CERTIFICATE-----`. A DER file is converted with `openssl x509 -inform der`; \
+       an encrypted key is decrypted with `openssl pkey`.",
+    ),
+    e(
+        "C067",
+        "the key is another certificate's",
+        "Whoever shows a certificate proves that it has its key; with this one it could not. `openssl x509 -noout -pubkey -in CERT` and \
+       `openssl pkey -pubout -in KEY` print the same text for a pair.",
+    ),
+    e(
+        "C068",
+        "a certificate out of its time",
+        "A certificate counts between two dates, and whoever verifies it refuses it before and after. Replace the file: nodes look at \
+       their files at each handshake, so that no restart is needed. A clock that is wrong has the same effect.",
+    ),
+    e(
+        "C069",
+        "no such cipher suite or TLS version",
+        "TLS 1.2 and 1.3 are spoken, with the suites of each that encrypt and authenticate at once and have forward secrecy.",
+    ),
 ];

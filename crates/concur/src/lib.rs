@@ -24,6 +24,7 @@ mod finding;
 mod predict;
 mod read;
 mod run;
+mod security;
 mod system;
 mod units;
 
@@ -31,14 +32,19 @@ pub use concur_core::{At, Change, Corrupt, Footprint, Span, StateMachine, Strate
 pub use concur_decision::{Ballots, Classic, DecisionMaking, Leadership, Optimistic, find, registry};
 pub use concur_kv::Retention;
 pub use concur_network::Volume;
+pub use concur_server::HttpRules;
 pub use concur_server::driver::{Handle, Level as ReadLevel, Refused, Stamp};
+pub use concur_server::etcd::ETCD_VERSION;
 pub use concur_server::node::{NodeError, NodeOptions};
 pub use concur_server::offline;
+pub use concur_server::serve::ServeLimits;
+pub use concur_tls::{Rules, TlsError, TlsOptions, Version};
 pub use explain::{Explanation, explain, explanations};
 pub use finding::{Finding, Invalid, Place, Severity};
 pub use predict::{Latency, Prediction};
 pub use read::Document;
 pub use run::{Cluster, RunError, Running, Serving, Store, StoreError};
+pub use security::Security;
 pub use system::{
     Execution, Goals, Level, Limits, Link, Member, Namespace, Network, Order, PeerManagement, Quorums, Region, Report, System, Timeouts,
     Transport,

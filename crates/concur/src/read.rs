@@ -5,11 +5,12 @@
 
 use crate::check::{self, nearest};
 use crate::units::{parse_duration, parse_size};
-use crate::{Execution, Transport, Volume};
+use crate::{Execution, Security, TlsOptions, Transport, Version, Volume};
 use crate::{Finding, Invalid, Level, Link, Member, Namespace, Network, Order, PeerManagement, Place, Prediction, Quorums, Region, System};
 use concur_decision::DecisionMaking;
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -156,7 +157,7 @@ impl<'t> Reading<'t> {
         }
         if let Some(mut section) = self.table(&mut top, "security") {
             self.flag(&mut section, "insecure", &mut system.insecure);
-            self.finish(section);
+            self.security(section, &mut system.security);
         }
         if let Some(section) = self.table(&mut top, "regions") {
             system.regions = self.regions(section);
@@ -237,6 +238,35 @@ impl<'t> Reading<'t> {
             system.goals.write_latency = Some(latency);
         }
         self.count(&mut section, "regions_lost", &mut system.goals.regions_lost);
+        self.finish(section);
+    }
+
+    fn security(&mut self, mut section: Section<'t>, security: &mut Security) {
+        const VERSIONS: &[(&str, Version)] = &[("TLS1.2", Version::V12), ("TLS1.3", Version::V13)];
+        self.texts(&mut section, "cipher_suites", &mut security.rules.cipher_suites);
+        self.word(&mut section, "tls_version_min", VERSIONS, &mut security.rules.version_min);
+        self.word(&mut section, "tls_version_max", VERSIONS, &mut security.rules.version_max);
+        self.count(&mut section, "self_signed_years", &mut security.self_signed_years);
+        if let Some(inner) = self.table(&mut section, "client") {
+            self.tls(inner, &mut security.client);
+        }
+        if let Some(inner) = self.table(&mut section, "peer") {
+            self.tls(inner, &mut security.peer);
+        }
+        self.finish(section);
+    }
+
+    fn tls(&mut self, mut section: Section<'t>, tls: &mut TlsOptions) {
+        self.path(&mut section, "cert_file", &mut tls.cert_file);
+        self.path(&mut section, "key_file", &mut tls.key_file);
+        self.path(&mut section, "client_cert_file", &mut tls.client_cert_file);
+        self.path(&mut section, "client_key_file", &mut tls.client_key_file);
+        self.path(&mut section, "trusted_ca_file", &mut tls.trusted_ca_file);
+        self.path(&mut section, "crl_file", &mut tls.crl_file);
+        self.flag(&mut section, "client_cert_auth", &mut tls.client_cert_auth);
+        self.flag(&mut section, "auto", &mut tls.auto);
+        self.texts(&mut section, "allowed_names", &mut tls.allowed_names);
+        self.texts(&mut section, "allowed_hosts", &mut tls.allowed_hosts);
         self.finish(section);
     }
 
@@ -358,6 +388,13 @@ impl<'t> Reading<'t> {
     fn needed_text(&mut self, section: &mut Section<'t>, key: &'static str, into: &mut String) {
         if !self.text(section, key, into) && !section.table.keys().any(|k| k.get_ref() == key) {
             self.missing(section, key);
+        }
+    }
+
+    fn path(&mut self, section: &mut Section<'t>, key: &'static str, into: &mut PathBuf) {
+        let mut text = String::new();
+        if self.text(section, key, &mut text) {
+            *into = text.into();
         }
     }
 

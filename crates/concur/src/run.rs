@@ -3,14 +3,19 @@
 //! Each member is a thread with a runtime of its own, so a cluster runs beside whatever runtime the caller has, and a handle can be
 //! used from any.
 
+use crate::security::Tls;
 use crate::{Member, Namespace, Network, Order, PeerManagement, System};
 use concur_core::{GroupId, Ordering, ReplicaId, StateMachine};
 use concur_kv::{Kv, Retention};
 use concur_network::Volume;
+use concur_server::HttpRules;
 use concur_server::driver::Handle;
 use concur_server::node::{GroupOptions, Listeners, Node, NodeError, NodeMember, NodeOptions, Wires, group_id};
 use concur_server::offline::{self, OfflineError, Restored};
 use concur_server::peers::Local;
+use concur_server::serve::ServeLimits;
+use concur_server::watch::HubLimits;
+use concur_tls::Dialer;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -102,6 +107,16 @@ pub struct Serving {
     pub retention: Retention,
     /// Bytes of a log segment; nothing: 32 MiB.
     pub segment_bytes: Option<u64>,
+    /// Where it listens for those who ask for metrics and health, and for nothing else.
+    pub listen_metrics: Vec<String>,
+    /// Operations in each list of a transaction, at most 128; nothing: 128.
+    pub txn_ops_max: Option<usize>,
+    /// How often a watcher that asked for it is told the revision when nothing happens; nothing: 10 minutes.
+    pub notify_interval: Option<Duration>,
+    /// Whom plain HTTP is answered.
+    pub http: HttpRules,
+    /// What client listeners let the outside make them hold.
+    pub serve: ServeLimits,
 }
 
 impl System {
@@ -118,19 +133,28 @@ impl System {
         options.data_dir = serving.data_dir.clone().unwrap_or(options.data_dir);
         options.retention = serving.retention;
         options.joins = serving.joins;
+        options.http = serving.http.clone();
+        options.serve = serving.serve.clone();
+        options.txn_ops_max = serving.txn_ops_max.unwrap_or(options.txn_ops_max).min(concur_kv::TXN_OPS_MAX);
+        options.notify_interval = serving.notify_interval.unwrap_or(options.notify_interval);
         options.segment_bytes = serving.segment_bytes.unwrap_or(options.segment_bytes);
         let own = &options.members[usize::from(options.me.0)];
-        let listen = |asked: &[String], own: &str| -> Result<Listeners, NodeError> {
-            let own = Some(own).filter(|own| !own.is_empty() && asked.is_empty());
-            Listeners::bind(asked.iter().map(String::as_str).chain(own))
+        let listen = |asked: &[String], own: &String| {
+            let own = Some(own.clone()).filter(|own| !own.is_empty() && asked.is_empty());
+            asked.iter().cloned().chain(own).collect::<Vec<_>>()
         };
         if own.peer.is_empty() && serving.listen_peer.is_empty() && options.members.len() > 1 {
             return Err(RunError::NoAddress { name: name.into() });
         }
         let refused = |error| RunError::Node { name: name.into(), error };
-        let wires = Wires::Streams(listen(&serving.listen_peer, &own.peer).map_err(refused)?);
-        let clients = listen(&serving.listen_client, &own.client).map_err(refused)?;
-        let node = Node::open_store(options, self.limits.quota_bytes, wires, Some(clients)).map_err(refused)?;
+        let (peer, client) = (listen(&serving.listen_peer, &own.peer), listen(&serving.listen_client, &own.client));
+        let all = [&client[..], &serving.listen_metrics].concat();
+        let tls = self.tls(name, &options, &all, &peer)?;
+        options.dialer = tls.dialer.clone();
+        let wires = Wires::Streams(tls.bind_peers(&peer).map_err(refused)?);
+        let clients = tls.bind_clients(&client).map_err(refused)?;
+        let pages = tls.bind_clients(&serving.listen_metrics).map_err(refused)?;
+        let node = Node::open_store(options, self.limits.quota_bytes, wires, Some(clients)).map_err(refused)?.with_pages(pages);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|source| RunError::Io { what: "cannot start a runtime".into(), source })?;
         let (tell, told) = watch::channel(false);
@@ -222,7 +246,19 @@ impl System {
             segment_bytes: SEGMENT_BYTES_OF_A_NODE,
             reserve_bytes: RESERVE_BYTES,
             retention: Retention::Everything,
+            dialer: Dialer::default(),
+            http: HttpRules::default(),
+            serve: ServeLimits::default(),
+            txn_ops_max: concur_kv::TXN_OPS_MAX,
+            notify_interval: HubLimits::default().notify_interval,
         })
+    }
+
+    /// The certificates that a node with these addresses needs.
+    fn tls(&self, name: &str, options: &NodeOptions, client: &[String], peer: &[String]) -> Result<Tls, RunError> {
+        let members: Vec<String> = options.members.iter().map(|member| member.peer.clone()).collect();
+        let opened = self.security.open(&options.data_dir, client, peer, &members);
+        opened.map_err(|error| RunError::Node { name: name.into(), error: error.into() })
     }
 
     /// Where a member keeps its data, unless it is told otherwise.
@@ -269,10 +305,11 @@ impl System {
             system.data_dir = temporary.0.clone();
         }
         system.members = self.numbered_members();
-        let wires = system.wire_all()?;
+        let (wires, dialer) = system.wire_all()?;
         let mut members = Vec::new();
         for (name, wires, clients) in wires {
-            let options = NodeOptions { segment_bytes: SEGMENT_BYTES, reserve_bytes: 0, ..system.node_options(&name)? };
+            let options =
+                NodeOptions { segment_bytes: SEGMENT_BYTES, reserve_bytes: 0, dialer: dialer.clone(), ..system.node_options(&name)? };
             members.push(start(name, options, wires, clients, open.clone()).await?);
         }
         Ok(Cluster { members, _temporary: temporary })
@@ -280,40 +317,57 @@ impl System {
 
     async fn start_one<M: StateMachine>(&self, name: &str, open: Arc<Open<M>>) -> Result<Running<M>, RunError> {
         self.validate()?;
-        let options = self.node_options(name)?;
+        let mut options = self.node_options(name)?;
         let own = &options.members[usize::from(options.me.0)];
         if own.peer.is_empty() {
             return Err(RunError::NoAddress { name: name.into() });
         }
         let refused = |error| RunError::Node { name: name.into(), error };
-        let wires = Wires::Streams(Listeners::bind([own.peer.as_str()]).map_err(refused)?);
-        let clients = Listeners::bind(Some(own.client.as_str()).filter(|address| !address.is_empty())).map_err(refused)?;
+        let peer = [own.peer.clone()];
+        let client: Vec<String> = Some(own.client.clone()).filter(|address| !address.is_empty()).into_iter().collect();
+        let tls = self.tls(name, &options, &client, &peer)?;
+        options.dialer = tls.dialer.clone();
+        let wires = Wires::Streams(tls.bind_peers(&peer).map_err(refused)?);
+        let clients = tls.bind_clients(&client).map_err(refused)?;
         start(name.to_owned(), options, wires, Some(clients), open).await
     }
 
     /// Binds every member's listeners, and gives those without addresses free ports.
-    fn wire_all(&mut self) -> Result<Vec<(String, Wires, Option<Listeners>)>, RunError> {
+    fn wire_all(&mut self) -> Result<(Vec<Wired>, Dialer), RunError> {
         let local = Local::default();
+        let (client, peer) = self.members.iter().map(|member| (member.client.clone(), member.peer.clone())).collect::<(Vec<_>, Vec<_>)>();
+        let tls = self.security.open(&self.data_dir, &client, &peer, &[]);
+        let tls = tls.map_err(|error| RunError::Node { name: self.members[0].name.clone(), error: error.into() })?;
         let in_process = self.network == Network::InProcess;
         let mut wired = Vec::new();
         for member in &mut self.members {
             let refused = |error| RunError::Node { name: member.name.clone(), error };
-            let wires = if in_process { Wires::Local(local.clone()) } else { Wires::Streams(bind(&mut member.peer).map_err(refused)?) };
+            let wires = if in_process {
+                Wires::Local(local.clone())
+            } else {
+                Wires::Streams(bind(&mut member.peer, |peer| tls.bind_peers(peer)).map_err(refused)?)
+            };
             let refused = |error| RunError::Node { name: member.name.clone(), error };
             let listens = !in_process || !member.client.is_empty();
-            let clients = if listens { Some(bind(&mut member.client).map_err(refused)?) } else { None };
+            let clients = if listens { Some(bind(&mut member.client, |client| tls.bind_clients(client)).map_err(refused)?) } else { None };
             wired.push((member.name.clone(), wires, clients));
         }
-        Ok(wired)
+        Ok((wired, tls.dialer))
     }
 }
 
+/// A member's name, and what it listens on.
+type Wired = (String, Wires, Option<Listeners>);
+
 /// Binds an address, or a free port, which is written into it.
-fn bind(address: &mut String) -> Result<Listeners, NodeError> {
+fn bind(address: &mut String, bind: impl Fn(&[String]) -> Result<Listeners, NodeError>) -> Result<Listeners, NodeError> {
     let asked = if address.is_empty() { "127.0.0.1:0" } else { address.as_str() };
-    let listeners = Listeners::bind([asked])?;
+    let listeners = bind(&[asked.to_owned()])?;
     if let Some(bound) = listeners.addresses().first() {
-        *address = bound.to_string();
+        // A port that was asked for is there; another host than the bound one may be what certificates name.
+        let host = concur_tls::host_port(asked).rsplit_once(':').map_or(asked, |(host, _)| host);
+        let scheme = if concur_tls::is_tls(asked) { concur_tls::HTTPS } else { "" };
+        *address = format!("{scheme}{host}:{}", bound.port());
     }
     Ok(listeners)
 }

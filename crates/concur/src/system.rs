@@ -1,6 +1,6 @@
 //! The description of a replicated system, as plain data.
 
-use crate::{Document, Finding, Invalid, Prediction};
+use crate::{Document, Finding, Invalid, Prediction, Security};
 use concur_core::{QuorumRule, QuorumSystem, ReplicaId, ReplicaSet};
 use concur_decision::DecisionMaking;
 use concur_network::Volume;
@@ -48,6 +48,8 @@ pub struct System {
     pub goals: Goals,
     /// Whether listeners beyond this machine may go without TLS.
     pub insecure: bool,
+    /// How connections are encrypted, and whose are taken.
+    pub security: Security,
 }
 
 /// How messages are sent.
@@ -128,9 +130,9 @@ pub struct Member {
     pub name: String,
     /// The region it is in, or empty.
     pub region: String,
-    /// Where its peers reach it, `host:port`.
+    /// Where its peers reach it: `host:port`, or with `https://` before it by TLS.
     pub peer: String,
-    /// Where clients reach it, `host:port`.
+    /// Where clients reach it, in the same form.
     pub client: String,
     /// How much its vote weighs.
     pub weight: u64,
@@ -240,6 +242,7 @@ impl Default for System {
             limits: Limits::default(),
             goals: Goals::default(),
             insecure: false,
+            security: Security::default(),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The values of a system, one by one, under the names that they have in a file.
 
-use concur::{Execution, Level, Link, Member, Namespace, Network, Order, PeerManagement, Quorums, System, Transport, Volume};
+use concur::{Execution, Level, Link, Member, Namespace, Network, Order, PeerManagement, Quorums, Security, System, Transport, Volume};
 use std::time::Duration;
 
 /// Names and values, as the file would have them.
@@ -94,6 +94,31 @@ fn numbers(system: &System, set: &mut impl FnMut(String, String)) {
     set("goals.regions_lost".into(), system.goals.regions_lost.to_string());
     set("etcd.namespace".into(), quoted(&system.etcd_namespace));
     set("security.insecure".into(), system.insecure.to_string());
+    security(&system.security, set);
+}
+
+fn security(security: &Security, set: &mut impl FnMut(String, String)) {
+    set("security.cipher_suites".into(), list(&security.rules.cipher_suites));
+    set("security.tls_version_min".into(), quoted(security.rules.version_min.name()));
+    set("security.tls_version_max".into(), quoted(security.rules.version_max.name()));
+    set("security.self_signed_years".into(), security.self_signed_years.to_string());
+    for (side, tls) in [("client", &security.client), ("peer", &security.peer)] {
+        let files = [
+            ("cert_file", &tls.cert_file),
+            ("key_file", &tls.key_file),
+            ("client_cert_file", &tls.client_cert_file),
+            ("client_key_file", &tls.client_key_file),
+            ("trusted_ca_file", &tls.trusted_ca_file),
+            ("crl_file", &tls.crl_file),
+        ];
+        for (name, file) in files {
+            set(format!("security.{side}.{name}"), quoted(&file.display().to_string()));
+        }
+        set(format!("security.{side}.client_cert_auth"), tls.client_cert_auth.to_string());
+        set(format!("security.{side}.auto"), tls.auto.to_string());
+        set(format!("security.{side}.allowed_names"), list(&tls.allowed_names));
+        set(format!("security.{side}.allowed_hosts"), list(&tls.allowed_hosts));
+    }
 }
 
 fn link(i: usize, link: &Link, set: &mut impl FnMut(String, String)) {

@@ -23,6 +23,7 @@ impl Native {
             namespace: namespace.to_owned(),
             timeout: reach.timeout,
             answer_bytes_max: ANSWER_BYTES_MAX,
+            dialer: reach.dialer()?,
             ..Options::new(reach.endpoints())
         };
         let store = concur_client::Store::open(options).map_err(|error| Failure::new(Exit::Invalid, error.to_string()))?;

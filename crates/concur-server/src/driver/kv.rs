@@ -193,7 +193,7 @@ impl Desk<Kv> for KvDesk {
     }
 
     fn reconfigured(&mut self, configuration: &Configuration, numbers: &Numbers) {
-        let url = |address: &String| if address.is_empty() { Vec::new() } else { vec![format!("http://{address}")] };
+        let url = |address: &String| if address.is_empty() { Vec::new() } else { vec![concur_tls::url(address)] };
         let member = |member: &concur_peers::Member| {
             let id = numbers.node(member.id);
             let client_urls = self.client_urls.get(&id).cloned().unwrap_or_else(|| url(&member.client));

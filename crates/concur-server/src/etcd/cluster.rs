@@ -56,10 +56,10 @@ impl Etcd {
     async fn do_member_add(&self, request: Request<pb::MemberAddRequest>) -> Result<Response<pb::MemberAddResponse>, Status> {
         let (metadata, _, message) = request.into_parts();
         let peer = address(&message.peer_ur_ls)?;
-        let newcomer = Newcomer { name: peer.clone(), peer: peer.clone(), ..Newcomer::default() };
+        let newcomer = Newcomer { name: concur_tls::host_port(&peer).to_owned(), peer: peer.clone(), ..Newcomer::default() };
         self.change(&metadata, Change::Add { newcomer, votes: !message.is_learner }).await?;
         let members = self.wire_members().await?;
-        let member = members.iter().find(|member| member.peer_ur_ls == [format!("http://{peer}")]).cloned();
+        let member = members.iter().find(|member| member.peer_ur_ls == [concur_tls::url(&peer)]).cloned();
         Ok(Response::new(pb::MemberAddResponse { header: self.bare_header(), member, members }))
     }
 
@@ -73,7 +73,7 @@ impl Etcd {
     async fn do_member_update(&self, request: Request<pb::MemberUpdateRequest>) -> Result<Response<pb::MemberUpdateResponse>, Status> {
         let (metadata, _, message) = request.into_parts();
         let member = self.member(message.id).await?;
-        let client = member.client_urls.first().map(|url| url.trim_start_matches("http://").to_owned()).unwrap_or_default();
+        let client = member.client_urls.first().map(|url| concur_tls::address(url)).unwrap_or_default();
         let peer = address(&message.peer_ur_ls)?;
         self.change(&metadata, Change::Move { id: member.number, peer, client }).await?;
         Ok(Response::new(pb::MemberUpdateResponse { header: self.bare_header(), members: self.wire_members().await? }))
@@ -138,7 +138,7 @@ impl Etcd {
 
 /// Whether a member that was added without a name has shown itself: until then etcd's clients are shown none.
 fn has_started(member: &Member) -> bool {
-    let unnamed = member.peer_urls.iter().any(|url| url.trim_start_matches("http://") == member.name);
+    let unnamed = member.peer_urls.iter().any(|url| concur_tls::host_port(url) == member.name);
     !unnamed || !member.client_urls.is_empty()
 }
 
@@ -152,13 +152,14 @@ fn settles(error: &ChangeError, waited: Duration) -> bool {
     }
 }
 
-/// `host:port` of the first peer URL.
+/// The address of the first peer URL: `host:port`, with `https://` before it where that is how it is reached.
 fn address(urls: &[String]) -> Result<String, Status> {
     let invalid = || Status::invalid_argument("etcdserver: given member URLs are invalid");
     let url = urls.first().ok_or_else(invalid)?;
-    let address = url.strip_prefix("http://").ok_or_else(invalid)?;
-    let sound = address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
-    if sound { Ok(address.to_owned()) } else { Err(invalid()) }
+    let known = url.starts_with("http://") || concur_tls::is_tls(url);
+    let sound =
+        known && concur_tls::host_port(url).rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+    if sound { Ok(concur_tls::address(url)) } else { Err(invalid()) }
 }
 
 fn bad_transferee() -> Status {

@@ -8,8 +8,8 @@ use concur_proto::etcdserverpb::watch_create_request::FilterType;
 use concur_proto::etcdserverpb::watch_request::RequestUnion;
 use concur_proto::etcdserverpb::{WatchCreateRequest, WatchRequest as PbRequest};
 use http::Request as HttpRequest;
-use hyper::body::Incoming;
 use prost::Message;
+use tonic::body::Body;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::server::{Grpc, StreamingService};
 use tonic::{Request, Response, Status, Streaming};
@@ -26,7 +26,7 @@ const RESPONSES_MAX: usize = 256;
 const RESPONSE_BYTES_MAX: usize = 4 << 20;
 
 /// Serves one stream of watches.
-pub(crate) fn serve_watch(etcd: Etcd, request: HttpRequest<Incoming>) -> Answering {
+pub(crate) fn serve_watch(etcd: Etcd, request: HttpRequest<Body>) -> Answering {
     let bytes_max = etcd.message_bytes_max();
     Box::pin(async move {
         let mut grpc = Grpc::new(WatchCodec).apply_max_message_size_config(Some(bytes_max), None);

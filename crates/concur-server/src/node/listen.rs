@@ -1,15 +1,18 @@
 //! A node's listeners, and which service a request on the clients' goes to.
 
-use super::{NodeError, io};
+use super::{NodeError, NodeOptions, io};
 use crate::etcd::Etcd;
 use crate::front::Front;
+use crate::http_rules::HttpRules;
 use crate::native::Native;
-use crate::serve::{Answering, ServeLimits, serve, text};
+use crate::serve::{Answering, ServeLimits, Socket, Traffic, serve, text};
 use concur_proto::concur::v1::concur_server::ConcurServer;
+use concur_tls::{ServerTls, TlsError, host_port, is_tls};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -20,25 +23,30 @@ use tower_service::Service;
 /// Bound sockets, not yet served.
 #[derive(Debug, Default)]
 pub struct Listeners {
-    sockets: Vec<TcpListener>,
+    sockets: Vec<(TcpListener, Option<Arc<ServerTls>>)>,
 }
 
 impl Listeners {
-    /// Binds every address, `host:port`.
-    pub fn bind<'a>(addresses: impl IntoIterator<Item = &'a str>) -> Result<Self, NodeError> {
+    /// Binds every address, `host:port`, or with `https://` before it for one with TLS. Addresses with TLS need `tls`.
+    pub fn bind<'a>(addresses: impl IntoIterator<Item = &'a str>, tls: Option<&Arc<ServerTls>>) -> Result<Self, NodeError> {
         let mut sockets = Vec::new();
         for address in addresses {
             let refused = |source| NodeError::Listen { address: address.to_owned(), source };
-            let socket = TcpListener::bind(address).map_err(refused)?;
+            let own = match (is_tls(address), tls) {
+                (false, _) => None,
+                (true, Some(tls)) => Some(tls.clone()),
+                (true, None) => return Err(TlsError::NoCertificate { address: address.to_owned(), whom: "it", prefix: "" }.into()),
+            };
+            let socket = TcpListener::bind(host_port(address)).map_err(refused)?;
             socket.set_nonblocking(true).map_err(refused)?;
-            sockets.push(socket);
+            sockets.push((socket, own));
         }
         Ok(Self { sockets })
     }
 
     /// Where they listen.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.sockets.iter().filter_map(|socket| socket.local_addr().ok()).collect()
+        self.sockets.iter().filter_map(|(socket, _)| socket.local_addr().ok()).collect()
     }
 
     /// Serves each on a task of its own.
@@ -47,16 +55,18 @@ impl Listeners {
         tasks: &mut JoinSet<()>,
         service: S,
         limits: ServeLimits,
+        traffic: &Arc<Traffic>,
         closed: watch::Receiver<bool>,
     ) -> Result<(), NodeError>
     where
         S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future = Answering> + Clone + Send + 'static,
     {
-        for socket in self.sockets {
+        for (socket, tls) in self.sockets {
             let listener = tokio::net::TcpListener::from_std(socket).map_err(io("cannot listen"))?;
+            let socket = Socket { listener, tls, traffic: traffic.clone() };
             let (service, limits, closed) = (service.clone(), limits.clone(), closed.clone());
             tasks.spawn(async move {
-                if let Err(error) = serve(listener, service, limits, closed).await {
+                if let Err(error) = serve(socket, service, limits, closed).await {
                     tracing::error!(%error, "a listener failed");
                 }
             });
@@ -77,8 +87,8 @@ pub(super) fn peer_limits() -> ServeLimits {
     }
 }
 
-pub(super) fn client_limits(stop_time_max: Duration) -> ServeLimits {
-    ServeLimits { drain_time_max: stop_time_max / 4, ..ServeLimits::default() }
+pub(super) fn client_limits(options: &NodeOptions) -> ServeLimits {
+    ServeLimits { drain_time_max: options.stop_time_max / 4, ..options.serve.clone() }
 }
 
 /// Everything that a client listener serves: etcd's API and pages where there is a store for them, and the native API.
@@ -89,9 +99,9 @@ pub(super) struct Doorway {
 }
 
 impl Doorway {
-    pub(super) fn new(etcd: Option<Etcd>, native: Native, request_bytes_max: usize) -> Self {
+    pub(super) fn new(etcd: Option<Etcd>, rules: HttpRules, native: Native, request_bytes_max: usize) -> Self {
         let native = ConcurServer::new(native).max_decoding_message_size(request_bytes_max + (512 << 10));
-        Self { etcd: etcd.map(Front::new), native }
+        Self { etcd: etcd.map(|etcd| Front::new(etcd).with_rules(rules)), native }
     }
 }
 

@@ -11,7 +11,7 @@ use concur_server::door::{Door, DoorLimits, Job, Jobs, Level, Member, Pulse, Sta
 use concur_server::etcd::{Etcd, EtcdLimits, Identity};
 use concur_server::front::Front;
 use concur_server::metrics::{Labels, Metrics};
-use concur_server::serve::{ServeLimits, serve};
+use concur_server::serve::{ServeLimits, Socket, serve};
 use concur_server::watch::{Hub, HubLimits};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -55,9 +55,10 @@ impl Node {
         let kv = Kv::new(setup.store);
         let hub = Hub::new(setup.hub, IDENTITY, pulse.clone(), metrics.clone(), kv.revision());
         tokio::spawn(Driver { kv, hub, pulse: pulse.clone(), address, executed: 0 }.run(jobs));
+        let traffic = metrics.traffic.clone();
         let front = Front::new(Etcd::new(door, IDENTITY, setup.etcd, metrics));
         let (stop, stopped) = watch::channel(false);
-        let serving = tokio::spawn(serve(listener, front, setup.serve, stopped));
+        let serving = tokio::spawn(serve(Socket { listener, tls: None, traffic }, front, setup.serve, stopped));
         Self { address, pulse, stop, serving }
     }
 
