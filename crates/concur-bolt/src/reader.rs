@@ -1,8 +1,8 @@
 //! Reads a file, from wherever it comes. Every number is checked before it is used.
 
 use crate::{
-    BRANCH, BUCKET_HEADER, BoltError, ELEMENT, IS_BUCKET, KEY_BYTES_MAX, LEAF, MAGIC, META, META_PAGE, PAGE_HEADER, VALUE_BYTES_MAX, VERSION,
-    fnv,
+    BRANCH, BUCKET_HEADER, BoltError, ELEMENT, IS_BUCKET, KEY_BYTES_MAX, LEAF, MAGIC, META, META_PAGE, PAGE_HEADER, VALUE_BYTES_MAX,
+    VERSION, fnv,
 };
 use bytes::{Buf, Bytes};
 use std::io::{ErrorKind, Read, Seek, SeekFrom};

@@ -89,7 +89,8 @@ fn no_branch_has_a_single_child() {
             let file = file_of(&buckets);
             let mut at = 0;
             while at < file.len() {
-                let field = |from: usize, bytes: usize| file[at + from..at + from + bytes].iter().rev().fold(0, |n, &b| n << 8 | u64::from(b));
+                let field =
+                    |from: usize, bytes: usize| file[at + from..at + from + bytes].iter().rev().fold(0, |n, &b| n << 8 | u64::from(b));
                 assert!(field(8, 2) != 1 || field(10, 2) >= 2, "a branch with {} at {at}", field(10, 2));
                 at += PAGE_BYTES * (1 + field(12, 4) as usize);
             }

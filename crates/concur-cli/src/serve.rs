@@ -205,8 +205,11 @@ pub(crate) fn retention(revisions: bool, text: &str) -> Outcome<Retention> {
         (true, count) => Retention::Revisions { keep: count.and_then(|n| i64::try_from(n).ok()).ok_or_else(wrong)? },
         (false, Some(hours)) => Retention::Period { keep_ms: hours.saturating_mul(3_600_000) },
         (false, None) => {
-            let keep = parse_duration(text).ok_or_else(wrong)?;
-            Retention::Period { keep_ms: u64::try_from(keep.as_millis()).map_err(|_| wrong())? }
+            let keep = go_duration(text).ok_or_else(wrong)?;
+            match u64::try_from(keep.as_millis()).map_err(|_| wrong())? {
+                0 => Retention::Everything,
+                keep_ms => Retention::Period { keep_ms },
+            }
         }
     })
 }
@@ -247,6 +250,30 @@ fn failure(error: RunError) -> Failure {
         RunError::Node { .. } | RunError::Offline(_) | RunError::Io { .. } => Exit::Failure,
     };
     Failure::new(exit, error.to_string())
+}
+
+/// A duration as Go writes it: numbers with units, one after another, such as `1h30m`.
+pub(crate) fn go_duration(text: &str) -> Option<Duration> {
+    let (mut total, mut rest) = (Duration::ZERO, text);
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, behind) = rest.split_at(digits);
+        let letters = behind.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(behind.len());
+        let (unit, behind) = behind.split_at(letters);
+        let seconds = match unit {
+            "h" => 3600.0,
+            "m" => 60.0,
+            "s" => 1.0,
+            "ms" => 1e-3,
+            "us" | "µs" | "μs" => 1e-6,
+            "ns" => 1e-9,
+            _ => return None,
+        };
+        let part = Duration::try_from_secs_f64(number.parse::<f64>().ok()? * seconds).ok()?;
+        total = total.checked_add(part)?;
+        rest = behind;
+    }
+    (!text.is_empty()).then_some(total)
 }
 
 /// Milliseconds as etcd takes them, or a duration with a unit.
@@ -337,5 +364,46 @@ fn notify_systemd() {
     let sent = std::os::unix::net::UnixDatagram::unbound().and_then(|socket| socket.send_to(b"READY=1", &path));
     if let Err(error) = sent {
         tracing::warn!(%error, "systemd could not be told");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_those_of_go() {
+        for (text, seconds) in [("2h", 7200.0), ("1h30m", 5400.0), ("1.5s", 1.5), ("100ms", 0.1), ("0s", 0.0)] {
+            assert_eq!(go_duration(text), Some(Duration::from_secs_f64(seconds)), "{text}");
+        }
+        for wrong in ["", "5x", "h", "1h-5m", "-1s", "1e400h"] {
+            assert_eq!(go_duration(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn retentions_are_read_as_etcd_reads_them() {
+        let hours = |hours: u64| Some(Retention::Period { keep_ms: hours * 3_600_000 });
+        let minutes = |minutes: u64| Some(Retention::Period { keep_ms: minutes * 60_000 });
+        for (text, expected) in [
+            ("0", Some(Retention::Everything)),
+            ("1", hours(1)),
+            ("72", hours(72)),
+            ("72h", hours(72)),
+            ("5m", minutes(5)),
+            ("1h30m", minutes(90)),
+            ("0.5h", minutes(30)),
+            ("90m0s", minutes(90)),
+            ("-1", None),
+            ("5x", None),
+            ("h", None),
+            ("", None),
+            ("0s", Some(Retention::Everything)),
+        ] {
+            assert_eq!(retention(false, text).ok(), expected, "{text}");
+        }
+        assert_eq!(retention(true, "1000").ok(), Some(Retention::Revisions { keep: 1000 }));
+        assert_eq!(retention(true, "0").ok(), Some(Retention::Everything));
+        assert_eq!(retention(true, "5m").ok(), None);
     }
 }

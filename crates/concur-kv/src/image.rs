@@ -24,26 +24,26 @@ use concur_core::{Change, Corrupt, Wire, wire_enum, wire_struct};
 use std::collections::{BTreeSet, VecDeque};
 
 const KEY: u8 = b'k';
-const LEASE: u8 = b'l';
-const META: u8 = b'm';
-const RECORD: u8 = b'r';
+pub(crate) const LEASE: u8 = b'l';
+pub(crate) const META: u8 = b'm';
+pub(crate) const RECORD: u8 = b'r';
 
 /// What the image says of the store as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Meta {
-    format: u8,
-    ordering: Ordering,
-    revision: Revision,
-    compacted: Revision,
-    cursor: Option<(Revision, u64)>,
-    floor: Revision,
-    quota_bytes: u64,
-    txn_ops_max: u64,
-    paused_ms: u64,
-    alarms: BTreeSet<Alarm>,
+pub(crate) struct Meta {
+    pub(crate) format: u8,
+    pub(crate) ordering: Ordering,
+    pub(crate) revision: Revision,
+    pub(crate) compacted: Revision,
+    pub(crate) cursor: Option<(Revision, u64)>,
+    pub(crate) floor: Revision,
+    pub(crate) quota_bytes: u64,
+    pub(crate) txn_ops_max: u64,
+    pub(crate) paused_ms: u64,
+    pub(crate) alarms: BTreeSet<Alarm>,
 }
 
-const META_FORMAT: u8 = 1;
+pub(crate) const META_FORMAT: u8 = 1;
 
 wire_enum!(Ordering { 0 => Total, 1 => PerKey });
 wire_struct!(Meta { format, ordering, revision, compacted, cursor, floor, quota_bytes, txn_ops_max, paused_ms, alarms });
@@ -206,31 +206,34 @@ impl Kv {
     }
 }
 
-fn lease_key(id: LeaseId) -> Bytes {
+pub(crate) fn lease_key(id: LeaseId) -> Bytes {
     let mut key = vec![LEASE];
     key.extend_from_slice(&(id.0 as u64 ^ 1 << 63).to_be_bytes());
     Bytes::from(key)
 }
 
-fn lease_id(bytes: &[u8]) -> Result<LeaseId, Corrupt> {
+pub(crate) fn lease_id(bytes: &[u8]) -> Result<LeaseId, Corrupt> {
     let bytes = <[u8; 8]>::try_from(bytes).map_err(|_| Corrupt::new("image: a lease's key"))?;
     Ok(LeaseId((u64::from_be_bytes(bytes) ^ 1 << 63) as i64))
+}
+
+pub(crate) fn record_key(revision: Revision, sub: u64) -> Bytes {
+    let mut key = vec![RECORD];
+    key.extend_from_slice(&revision.0.to_be_bytes());
+    key.extend_from_slice(&sub.to_be_bytes());
+    Bytes::from(key)
 }
 
 impl Store {
     fn image_key(&self, record: &Record) -> Bytes {
         let view = record.view();
-        let mut key = Vec::with_capacity(1 + view.key.len().max(16));
+        let mut key = Vec::with_capacity(1 + view.key.len());
         match self.ordering {
             Ordering::PerKey => {
                 key.push(KEY);
                 key.extend_from_slice(view.key);
             }
-            Ordering::Total => {
-                key.push(RECORD);
-                key.extend_from_slice(&view.revision.0.to_be_bytes());
-                key.extend_from_slice(&view.sub.to_be_bytes());
-            }
+            Ordering::Total => return record_key(view.revision, view.sub),
         }
         Bytes::from(key)
     }
@@ -250,9 +253,10 @@ impl Store {
         let mut log = VecDeque::new();
         for revision in (first.0..=self.revision.0).map(Revision) {
             let (changed, later) = rest.split_at(rest.partition_point(|record| record.revision() <= revision));
-            // Of the revision that a compaction has come to, all may be gone.
+            // Of the revision that a compaction has come to, all may be gone. At the compacted one there is nothing where a store came
+            // from elsewhere: some do not keep a deletion there, and a revision that was raised past others is of no change.
             let begun = self.cursor.is_some_and(|(at, sub)| at == revision && sub > 0);
-            if changed.is_empty() && !begun {
+            if changed.is_empty() && !begun && revision != self.compacted {
                 return Err(Corrupt::new(format!("image: nothing at revision {revision}")));
             }
             log.push_back(Changes::new(changed));

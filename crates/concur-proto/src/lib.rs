@@ -1,6 +1,6 @@
 //! The messages and services on the wire: what nodes, clients and etcd's clients say to one another.
 //!
-//! Three families live here. `etcdserverpb`, `mvccpb`, `authpb`, `v3lockpb` and `v3electionpb` are etcd's v3 API: the
+//! Three families live here. `etcdserverpb`, `mvccpb`, `authpb`, `leasepb`, `v3lockpb` and `v3electionpb` are etcd's v3 API: the
 //! packages, names and numbers are its public facts, the files under `proto/etcd` are written from them. [`concur::v1`]
 //! is the native front door, [`concur::peer::v1`] what nodes say to one another, and [`grpc::health::v1`] the health
 //! check that load balancers know.
@@ -31,6 +31,12 @@ pub mod mvccpb {
 #[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)]
 pub mod authpb {
     include!("generated/authpb.rs");
+}
+
+/// Leases as etcd keeps them in its database.
+#[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)]
+pub mod leasepb {
+    include!("generated/leasepb.rs");
 }
 
 /// etcd's lock service.

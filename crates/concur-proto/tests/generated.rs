@@ -6,9 +6,10 @@ use prost::Message;
 use std::path::{Path, PathBuf};
 use std::{env, fs, process};
 
-const PROTOS: [&str; 8] = [
+const PROTOS: [&str; 9] = [
     "etcd/kv.proto",
     "etcd/auth.proto",
+    "etcd/lease.proto",
     "etcd/rpc.proto",
     "etcd/lock.proto",
     "etcd/election.proto",

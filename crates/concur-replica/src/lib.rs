@@ -38,4 +38,4 @@ mod transfer;
 
 pub use api::*;
 pub use concur_execution::{InSession, Level, Stamp};
-pub use replica::{Replica, configuration_of, is_of_replica, logged_ms_of, machine_key, stand_elsewhere};
+pub use replica::{Replica, configuration_of, is_of_replica, kept_key, logged_ms_of, machine_key, stand_elsewhere, stand_first};

@@ -318,6 +318,11 @@ pub fn machine_key(key: &Bytes) -> Option<Bytes> {
     (key.first() == Some(&MACHINE_PREFIX)).then(|| key.slice(1..))
 }
 
+/// The key in a kept state of an entry of the machine's.
+pub fn kept_key(machine_key: &[u8]) -> Bytes {
+    [&[MACHINE_PREFIX], machine_key].concat().into()
+}
+
 /// A state as it is kept, made to stand at the start of another epoch: what a group goes on from that was cut off from its quorum
 /// for good, or that begins from a snapshot. `next` makes the configuration from the one that the state names; its epoch must be later.
 /// Answers with the configuration, and the entries that change.
@@ -330,9 +335,14 @@ pub fn stand_elsewhere(
     if next.epoch <= before.epoch {
         return Err(Corrupt::new(format!("epoch {} does not follow epoch {}", next.epoch.0, before.epoch.0)));
     }
-    let mark = Mark::<Bytes>::start(next.epoch).to_bytes();
-    let entries = vec![(Bytes::from_static(CONFIGURATION_KEY), next.to_bytes()), (Bytes::from_static(MARK_KEY), mark)];
+    let entries = stand_first(&next);
     Ok((next, entries))
+}
+
+/// What says of a state that is from nowhere here that it stands at the start of an epoch: the entries that go with its machine's.
+pub fn stand_first(configuration: &Configuration) -> Vec<(Bytes, Bytes)> {
+    let mark = Mark::<Bytes>::start(configuration.epoch).to_bytes();
+    vec![(Bytes::from_static(CONFIGURATION_KEY), configuration.to_bytes()), (Bytes::from_static(MARK_KEY), mark)]
 }
 
 impl Settings {

@@ -26,6 +26,7 @@ use concur_kv::Kv;
 use concur_peers::Change;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::driver::Kept;
 use crate::watch::WatchRequest;
 
 /// How fresh a read must be.
@@ -127,6 +128,13 @@ pub enum Job {
     Status(oneshot::Sender<Status>),
     /// Do this to the storage.
     Upkeep(Upkeep, oneshot::Sender<Result<(), Refusal>>),
+    /// Leave to look at the state where it is kept, as of a barrier if one can be had in time.
+    Kept {
+        /// When the barrier is given up.
+        deadline: Instant,
+        /// Where the leave goes.
+        reply: oneshot::Sender<Kept>,
+    },
 }
 
 /// A change that is asked for.
@@ -344,6 +352,13 @@ impl Door {
         let (reply, answer) = oneshot::channel();
         self.post(Job::Upkeep(what, reply))?;
         answer.await.unwrap_or(Err(Refusal::Stopped))
+    }
+
+    /// The state where it is kept: with everything that was acknowledged by now, if the others can be asked before the deadline.
+    pub async fn kept(&self, deadline: Instant) -> Result<Kept, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.post(Job::Kept { deadline, reply })?;
+        answer.await.map_err(|_| Refusal::Stopped)
     }
 
     fn post(&self, job: Job) -> Result<(), Refusal> {

@@ -16,8 +16,9 @@ mod behind;
 mod group;
 mod kv;
 mod membership;
+mod upkeep;
 
-pub use ask::{Answer, Ask, GroupStatus, Handle, Image, InSession, Level, Look, MemberStatus, Refused, Reply, Stamp};
+pub use ask::{Answer, Ask, GroupStatus, Handle, InSession, Kept, Level, Look, MemberStatus, Refused, Reply, Stamp};
 pub(crate) use behind::Behind;
 pub(crate) use group::{Desk, Group};
 pub(crate) use kv::{DeskOptions, KvDesk};
@@ -110,6 +111,7 @@ pub(crate) struct Driver<M: StateMachine> {
     /// Groups whose records are in the log's buffer, and not durable.
     unsynced: Vec<usize>,
     membership: membership::Membership,
+    upkeep: upkeep::Upkeep,
     timer: Pin<Box<Sleep>>,
     tick_at: Instant,
     sync_at: Instant,
@@ -126,8 +128,20 @@ impl<M: StateMachine> Driver<M> {
         let unsynced = (0..parts.groups.len()).collect();
         let timer = Box::pin(tokio::time::sleep(Duration::ZERO));
         let (tick_at, sync_at, refill_at) = (now, now + SYNC, now);
-        let membership = membership::Membership::default();
-        Self { parts, from_peers: Vec::new(), unsynced, membership, timer, tick_at, sync_at, refill_at, full: false, engine_failed: None }
+        let (membership, upkeep) = (membership::Membership::default(), upkeep::Upkeep::default());
+        Self {
+            parts,
+            from_peers: Vec::new(),
+            unsynced,
+            membership,
+            upkeep,
+            timer,
+            tick_at,
+            sync_at,
+            refill_at,
+            full: false,
+            engine_failed: None,
+        }
     }
 
     /// Runs until `stop` holds true and everything was handed over, or something fails for good. `drained` ends once the
@@ -203,6 +217,7 @@ impl<M: StateMachine> Driver<M> {
                 }
             }
             EngineEvent::Failed(error) => self.engine_gone(&error),
+            EngineEvent::Told(number, done) => self.upkeep.told(number, done, &self.parts.behind),
             EngineEvent::Written(..) => {}
         }
     }
@@ -215,6 +230,7 @@ impl<M: StateMachine> Driver<M> {
                 "{error}; commands are refused and reads are served. Free space or check the disk, then restart"
             );
             self.engine_failed = Some(error.to_string());
+            self.upkeep = upkeep::Upkeep::default();
             self.show_fullness();
         }
     }
@@ -287,6 +303,7 @@ impl<M: StateMachine> Driver<M> {
             }
             self.perform().await?;
         }
+        self.look_after_the_engine();
         self.look_at_the_time().await?;
         for group in &mut self.parts.groups {
             group.after(&self.parts.nodes);

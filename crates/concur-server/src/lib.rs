@@ -9,6 +9,7 @@
 pub mod door;
 pub mod driver;
 pub mod etcd;
+pub(crate) mod etcd_file;
 pub mod front;
 mod gateway;
 mod http_rules;
@@ -18,6 +19,7 @@ pub mod native;
 pub mod node;
 pub mod offline;
 mod pages;
+mod parts;
 pub mod peers;
 pub mod serve;
 pub mod watch;

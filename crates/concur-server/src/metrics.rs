@@ -69,6 +69,8 @@ calls! {
     Alarm "unary" "etcdserverpb.Maintenance" "Alarm";
     Status "unary" "etcdserverpb.Maintenance" "Status";
     Defragment "unary" "etcdserverpb.Maintenance" "Defragment";
+    Snapshot "server_stream" "etcdserverpb.Maintenance" "Snapshot";
+    Downgrade "unary" "etcdserverpb.Maintenance" "Downgrade";
     Hash "unary" "etcdserverpb.Maintenance" "Hash";
     HashKv "unary" "etcdserverpb.Maintenance" "HashKV";
     AuthStatus "unary" "etcdserverpb.Auth" "AuthStatus";

@@ -25,7 +25,6 @@ use concur_peers::{Change, ChangeError, Outcome};
 use concur_proto::concur::v1 as pb;
 use concur_proto::concur::v1::concur_server::Concur;
 use concur_replica::{InSession, Level, Refused, Stamp as ReplicaStamp};
-use concur_store::snapshot::SnapshotHeader;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -163,9 +162,9 @@ impl Concur for Native {
         let taken =
             || Status::resource_exhausted("this node sends another snapshot just now: try again when it is through, or ask another member");
         let permit = self.shared.snapshots.clone().try_acquire_owned().map_err(|_| taken())?;
-        let image = namespace.image(CATCH_UP_MAX).await.map_err(refused)?;
-        let header = SnapshotHeader { cluster: self.shared.cluster, node: self.shared.node, group: status.group, mark: image.mark.clone() };
-        Ok(Response::new(snapshot::stream(header, image, permit)))
+        let kept = namespace.kept(CATCH_UP_MAX).await.map_err(refused)?;
+        let from = snapshot::From { cluster: self.shared.cluster, node: self.shared.node, group: status.group };
+        Ok(Response::new(snapshot::stream(from, kept, permit)))
     }
 
     async fn open_session(&self, request: Request<pb::OpenSessionRequest>) -> Result<Response<pb::OpenSessionReply>, Status> {

@@ -236,6 +236,7 @@ type Furnish<'f, M> = &'f mut dyn FnMut(&GroupOptions, &M, &Basics) -> Option<Bo
 struct Basics {
     identity: Identity,
     last_alive_ms: u64,
+    state_file: PathBuf,
 }
 
 impl Node<Kv> {
@@ -258,7 +259,7 @@ impl Node<Kv> {
             if group.id == own.etcd_group {
                 etcd = Some(Etcd::new(door, basics.identity, own.etcd_limits(), metrics.clone()));
             }
-            Some(Box::new(kv_desk(&own, basics, kv, pulse, jobs, metrics)))
+            Some(Box::new(kv_desk(&own, quota_bytes, basics, kv, pulse, jobs, metrics)))
         };
         let mut node = Self::open_with(options, wires, clients, &make, &mut furnish)?;
         (node.etcd, node.doors) = (etcd, doors);
@@ -313,7 +314,7 @@ impl<M: StateMachine> Node<M> {
         let token = options.cluster_token.clone();
         let peer = options.members[usize::from(options.me.0)].peer.clone();
         let me = Me { cluster: place.cluster, token, name: place.name.clone(), node, incarnation, boot, client_urls, peer };
-        let basics = Basics { identity: Identity { cluster: place.cluster, member: node }, last_alive_ms };
+        let basics = Basics { identity: Identity { cluster: place.cluster, member: node }, last_alive_ms, state_file: dir.state_file() };
         let (mut seated, mut moved) = (Vec::new(), false);
         for mut seat in options.seats(&place)? {
             let image = behind.1.image(seat.group.id)?;
@@ -465,14 +466,17 @@ fn whole<M: StateMachine>(replica: &Replica<M>) -> Bulk {
     Bulk { changes, mark: replica.mark(), urgent: true }
 }
 
-fn kv_desk(options: &NodeOptions, basics: &Basics, kv: &Kv, pulse: Arc<Pulse>, jobs: Jobs, metrics: Arc<Metrics>) -> KvDesk {
-    let hub = Hub::new(
-        HubLimits { notify_interval: options.notify_interval, ..HubLimits::default() },
-        basics.identity,
-        pulse.clone(),
-        metrics,
-        kv.revision(),
-    );
+fn kv_desk(
+    options: &NodeOptions,
+    quota_bytes: u64,
+    basics: &Basics,
+    kv: &Kv,
+    pulse: Arc<Pulse>,
+    jobs: Jobs,
+    metrics: Arc<Metrics>,
+) -> KvDesk {
+    let limits = HubLimits { notify_interval: options.notify_interval, ..HubLimits::default() };
+    let hub = Hub::new(limits, basics.identity, pulse.clone(), metrics, kv.revision());
     let own = &options.members[usize::from(options.me.0)];
     let mut desk = KvDesk::new(DeskOptions {
         jobs,
@@ -480,6 +484,8 @@ fn kv_desk(options: &NodeOptions, basics: &Basics, kv: &Kv, pulse: Arc<Pulse>, j
         hub,
         region: own.region.clone(),
         retention: options.retention,
+        quota_bytes,
+        state_file: basics.state_file.clone(),
         last_alive_ms: basics.last_alive_ms,
     });
     if !own.client.is_empty() {
@@ -494,7 +500,7 @@ struct Images(Arc<dyn concur_store::engine::EngineRead>);
 
 impl Images {
     fn image(&self, group: GroupId) -> Result<Vec<(bytes::Bytes, bytes::Bytes)>, EngineError> {
-        self.0.view(group)?.map_or(Ok(Vec::new()), |view| view.entries.collect())
+        self.0.view(group)?.map_or(Ok(Vec::new()), |view| view.entries()?.collect())
     }
 }
 

@@ -1,16 +1,18 @@
 //! What is done to files while no node runs on them: a snapshot is looked through, data directories are made from snapshots, and a
 //! node that lost its quorum for good is made the whole of its groups.
 //!
-//! All three put a state at the start of an epoch far above the one in which it was made: what anybody who was left behind says is of an
+//! A snapshot is one of Concur's own or etcd's file: what it is, its first bytes tell. All three put a state at the start of an epoch far above the one in which it was made: what anybody who was left behind says is of an
 //! earlier one.
 //!
 //! Not here: anything that is decided. Whoever does this answers for what is lost.
 
 mod alone;
+mod etcd;
 mod snapshot;
 
+pub use crate::etcd_file::{FileError, FileOptions, Summary as EtcdSummary};
 pub use alone::{Forced, go_on_alone};
-pub use snapshot::{Restored, Summary, examine, restore};
+pub use snapshot::{Held, Restored, Summary, examine, look, restore};
 
 use crate::node::NodeError;
 use concur_store::dir::DirError;
@@ -35,6 +37,20 @@ pub enum OfflineError {
         path: PathBuf,
         /// Why.
         error: SnapshotError,
+    },
+    /// The file that etcd made cannot be used.
+    #[error("{}: {error}", path.display())]
+    Etcd {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: FileError,
+    },
+    /// Only a file of etcd's is gone on from at another revision.
+    #[error("{} is a snapshot of Concur's own, and its revision is not raised: leave --bump-revision out", path.display())]
+    NotRaised {
+        /// The file.
+        path: PathBuf,
     },
     /// There is something where a directory is to be made.
     #[error(

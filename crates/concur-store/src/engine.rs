@@ -71,6 +71,10 @@ pub trait Engine: Send {
     /// Puts the state that was gathered in the place of the group's, at `mark`; durable when this returns.
     fn finish_install(&mut self, group: GroupId, mark: &Bytes) -> Result<(), EngineError>;
 
+    /// Gives space that is not used back to the file system. Answers whether it was done: not while somebody holds a [`View`].
+    /// Readers wait meanwhile.
+    fn compact(&mut self) -> Result<bool, EngineError>;
+
     /// The reading side.
     fn reader(&self) -> Arc<dyn EngineRead>;
 }
@@ -90,12 +94,26 @@ pub trait EngineRead: Send + Sync {
     fn view(&self, group: GroupId) -> Result<Option<View>, EngineError>;
 }
 
-/// Everything a group has, in the order of keys, as it stood at one mark. To load at a start, or to stream to a peer.
+/// Keys and values in the order of keys.
+pub type Entries = Box<dyn Iterator<Item = Result<(Bytes, Bytes), EngineError>> + Send>;
+
+/// Everything a group has, as it stood at one mark. To load at a start, or to stream. While it is held the engine keeps what it
+/// shows, and the file grows by what is written meanwhile.
 pub struct View {
     /// Where the state stands.
     pub mark: Bytes,
-    /// Keys and values.
-    pub entries: Box<dyn Iterator<Item = Result<(Bytes, Bytes), EngineError>> + Send>,
+    begin: Box<dyn Fn() -> Result<Entries, EngineError> + Send>,
+}
+
+impl View {
+    fn new(mark: Bytes, begin: impl Fn() -> Result<Entries, EngineError> + Send + 'static) -> Self {
+        Self { mark, begin: Box::new(begin) }
+    }
+
+    /// Goes through the state from its beginning; the same each time.
+    pub fn entries(&self) -> Result<Entries, EngineError> {
+        (self.begin)()
+    }
 }
 
 impl std::fmt::Debug for View {

@@ -11,7 +11,7 @@ use concur_network::Volume;
 use concur_server::HttpRules;
 use concur_server::driver::Handle;
 use concur_server::node::{GroupOptions, Listeners, Node, NodeError, NodeMember, NodeOptions, Wires, group_id};
-use concur_server::offline::{self, OfflineError, Restored};
+use concur_server::offline::{self, FileOptions, OfflineError, Restored};
 use concur_server::peers::Local;
 use concur_server::serve::ServeLimits;
 use concur_server::watch::HubLimits;
@@ -206,12 +206,18 @@ impl System {
     }
 
     /// Makes the data directory of a member from snapshots, at most one for each namespace, so that it founds a cluster which goes on from
-    /// them; all members are made from the same ones. `data_dir`: where, if not where the system says.
-    pub fn restore(&self, name: &str, data_dir: Option<PathBuf>, snapshots: &[PathBuf]) -> Result<Vec<Restored>, RunError> {
+    /// them; all members are made from the same ones. `data_dir`: where, if not where the system says. `taken`: how files that etcd made are.
+    pub fn restore(
+        &self,
+        name: &str,
+        data_dir: Option<PathBuf>,
+        snapshots: &[PathBuf],
+        taken: FileOptions,
+    ) -> Result<Vec<Restored>, RunError> {
         self.validate()?;
         let mut options = self.node_options(name)?;
         options.data_dir = data_dir.unwrap_or(options.data_dir);
-        Ok(offline::restore(&options, snapshots)?)
+        Ok(offline::restore(&options, snapshots, taken)?)
     }
 
     /// What a node of this system must know.

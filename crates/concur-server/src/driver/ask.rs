@@ -6,6 +6,7 @@ use bytes::Bytes;
 use concur_core::{Footprint, GroupId, SessionId, StateMachine};
 use concur_peers::{Change, Configuration, Member};
 pub use concur_replica::{InSession, Level, Refused, Reply, Stamp};
+use concur_store::engine::{EngineError, EngineRead, View};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
@@ -69,26 +70,38 @@ pub enum Ask<M> {
         /// Where the answer goes; its body is a [`concur_peers::Outcome`].
         reply: oneshot::Sender<Answer>,
     },
-    /// The whole executed state, as of a barrier if one can be had in time.
-    Image {
+    /// Leave to look at the whole executed state where it is kept, as of a barrier if one can be had in time.
+    Kept {
         /// When the barrier is given up.
         deadline: Instant,
-        /// Where the state goes.
-        reply: oneshot::Sender<Image>,
+        /// Where the leave goes.
+        reply: oneshot::Sender<Kept>,
     },
     /// Say how the group is.
     Status(oneshot::Sender<GroupStatus>),
 }
 
-/// A group's executed state, in the form in which it is kept.
-#[derive(Debug, Clone)]
-pub struct Image {
-    /// Where it stands.
-    pub mark: Bytes,
-    /// Keys and values.
-    pub entries: Vec<(Bytes, Bytes)>,
+/// A group's executed state where it is kept, with everything that this node had executed.
+#[derive(Clone)]
+pub struct Kept {
+    pub(crate) engine: Arc<dyn EngineRead>,
+    pub(crate) group: GroupId,
     /// Whether it holds everything that was acknowledged when it was asked for.
     pub caught_up: bool,
+}
+
+impl Kept {
+    /// A view that stays as it is. Reads from the disk: not on the node's thread.
+    pub fn view(&self) -> Result<View, EngineError> {
+        let nothing = || EngineError { operation: "read", full: false, message: "the group has no state".into() };
+        self.engine.view(self.group)?.ok_or_else(nothing)
+    }
+}
+
+impl std::fmt::Debug for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kept").field("group", &self.group).field("caught_up", &self.caught_up).finish_non_exhaustive()
+    }
 }
 
 /// A member of a group, as one node sees it.
@@ -218,9 +231,9 @@ impl<M: StateMachine> Handle<M> {
 
     /// The whole executed state: with everything that was acknowledged by now, if the others can be asked in time; in a namespace
     /// ordered per key, as this node has it.
-    pub async fn image(&self, timeout: Duration) -> Result<Image, Refused> {
+    pub async fn kept(&self, timeout: Duration) -> Result<Kept, Refused> {
         let deadline = Instant::now() + timeout;
-        self.ask(|reply| Ask::Image { deadline, reply }).await
+        self.ask(|reply| Ask::Kept { deadline, reply }).await
     }
 
     /// How the group is.

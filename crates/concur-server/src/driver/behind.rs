@@ -6,8 +6,9 @@
 use bytes::Bytes;
 use concur_core::{GroupId, Wire};
 use concur_replica::Bulk;
-use concur_store::engine::{EngineCommand, EngineError, EngineThread, Refused, Write};
+use concur_store::engine::{EngineCommand, EngineError, EngineRead, EngineThread, Refused, Write};
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
 
 /// Changes of this many bytes go to the engine without waiting for a tick.
 const BULK_BYTES: usize = 256 << 10;
@@ -74,12 +75,17 @@ impl Behind {
         if !self.commands.is_empty() {
             return Ok(());
         }
+        self.gather_up();
+        self.submit()
+    }
+
+    /// Puts everything that gathered behind the commands that wait.
+    fn gather_up(&mut self) {
         for (group, gathered) in std::mem::take(&mut self.gathered) {
             let bulk = gathered.changes.into_iter().collect();
             self.commands.push_back(EngineCommand::Write(Write { group, bulk, mark: gathered.mark }));
             self.unsynced = true;
         }
-        self.submit()
     }
 
     /// Has what was handed over made durable, if anything was since the last time.
@@ -89,6 +95,25 @@ impl Behind {
             self.commands.push_back(EngineCommand::Sync);
         }
         self.submit()
+    }
+
+    /// Has the engine say under this number when it has all that was handed over and gathered.
+    pub(crate) fn tell(&mut self, number: u64) -> Result<(), EngineError> {
+        self.gather_up();
+        self.commands.push_back(EngineCommand::Tell(number));
+        self.submit()
+    }
+
+    /// Has the engine give unused space back, and say under this number whether it did. Changes gather meanwhile.
+    pub(crate) fn compact(&mut self, number: u64) -> Result<(), EngineError> {
+        self.gather_up();
+        self.commands.push_back(EngineCommand::Compact(number));
+        self.submit()
+    }
+
+    /// Where what the engine has is read.
+    pub(crate) fn reader(&self) -> Arc<dyn EngineRead> {
+        self.engine.reader()
     }
 
     /// Whether the engine is so far behind that nothing more should be added.

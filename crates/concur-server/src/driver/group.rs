@@ -1,6 +1,6 @@
 //! One group on this node: its replica, who waits for what, and what stands beside it.
 
-use super::ask::{Answer, Ask, GroupStatus, Image, Look, MemberStatus};
+use super::ask::{Answer, Ask, GroupStatus, Kept, Look, MemberStatus};
 use super::{Clock, Nodes};
 use crate::door::{Executed, Refusal, Stamp as DoorStamp};
 use crate::node::GroupOptions;
@@ -29,8 +29,16 @@ pub(crate) enum Waiter<M> {
     Door(oneshot::Sender<Executed>),
     /// Somebody who looks at the state.
     Look(Look<M>),
-    /// Somebody who takes the state along.
-    Image(oneshot::Sender<Image>),
+    /// Somebody who looks at the state where it is kept.
+    Kept(oneshot::Sender<Kept>),
+}
+
+/// What somebody wants of the engine.
+pub(crate) enum Wanted {
+    /// That it has everything executed so far; and whether that is all that was acknowledged.
+    Kept(oneshot::Sender<Kept>, bool),
+    /// That it gives unused space back.
+    Compacted(oneshot::Sender<Result<(), Refusal>>),
 }
 
 /// Who waits, by token.
@@ -132,6 +140,8 @@ pub(crate) struct Seat<M> {
     /// Why commands that take space are refused, if they are.
     pub(crate) full: bool,
     pub(crate) stopping: bool,
+    /// What the driver has to see to.
+    pub(crate) wanted: Vec<Wanted>,
     waiters: Waiters<M>,
     /// Something was offered since the last step.
     offered: bool,
@@ -190,6 +200,13 @@ impl<M: StateMachine> Seat<M> {
     pub(crate) fn propose(&mut self, body: Bytes) {
         let timeout = Duration::from_secs(5);
         self.request(Waiter::Nobody, Request::Command { session: None, body, timeout });
+    }
+
+    /// Has the engine come to what is executed, behind a barrier if one can be had in time.
+    pub(crate) fn keep(&mut self, deadline: Instant, reply: oneshot::Sender<Kept>) {
+        let timeout = self.left(deadline);
+        let everything = Request::Read { level: Level::Strong, footprint: Footprint::Everything, query: None, timeout };
+        self.request(Waiter::Kept(reply), everything);
     }
 
     /// How long a caller still waits.
@@ -257,6 +274,7 @@ impl<M: StateMachine> Group<M> {
             now: Instant::now(),
             full: false,
             stopping: false,
+            wanted: Vec::new(),
             waiters: Waiters { slots: Vec::new(), free: Vec::new() },
             offered: true,
             facts_at: None,
@@ -316,11 +334,7 @@ impl<M: StateMachine> Group<M> {
                 let timeout = seat.left(deadline);
                 seat.request(Waiter::Reply(reply), Request::Change { change, timeout });
             }
-            Ask::Image { deadline, reply } => {
-                let timeout = seat.left(deadline);
-                let everything = Request::Read { level: Level::Strong, footprint: Footprint::Everything, query: None, timeout };
-                seat.request(Waiter::Image(reply), everything);
-            }
+            Ask::Kept { deadline, reply } => seat.keep(deadline, reply),
             Ask::Status(reply) => {
                 let _ = reply.send(self.status(nodes));
             }
@@ -387,10 +401,7 @@ impl<M: StateMachine> Group<M> {
                 Waiter::Nobody => {}
                 Waiter::Reply(reply) => drop(reply.send(answer)),
                 Waiter::Door(reply) => drop(reply.send(self.door_answer(answer))),
-                Waiter::Image(reply) => {
-                    let (mark, entries) = self.seat.replica.snapshot();
-                    drop(reply.send(Image { mark, entries, caught_up: answer.is_ok() }));
-                }
+                Waiter::Kept(reply) => self.seat.wanted.push(Wanted::Kept(reply, answer.is_ok())),
                 Waiter::Look(run) => run(answer.map(|reply| (self.seat.replica.machine(), reply.stamp))),
             }
         }

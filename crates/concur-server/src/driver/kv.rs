@@ -1,9 +1,10 @@
 //! What stands beside a replicated key-value store: the door's jobs, the watch hub, and what is proposed because time passes.
 //!
-//! Whoever leads, or stands for it, proposes the end of leases that are due, and compactions that the retention asks for. After a
+//! Whoever leads, or stands for it, proposes the end of leases that are due, compactions that the retention asks for, and the quota that
+//! it was started with. After a
 //! time without a leader nobody could renew a lease, so the first thing a leader proposes is to stop the leases' clock for as long.
 
-use super::group::{Desk, Numbers, Seat, Waiter, door_stamp, refusal};
+use super::group::{Desk, Numbers, Seat, Waiter, Wanted, door_stamp, refusal};
 use crate::door::{Asked, Job, Jobs, Member, Pulse, Read, Refusal, Status, Upkeep};
 use crate::watch::Hub;
 use bytes::Bytes;
@@ -12,10 +13,10 @@ use concur_kv::{AutoCompaction, Command, Kv, Retention};
 use concur_peers::{ChangeError, Configuration, Outcome};
 use concur_replica::{Level, Request};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::task::Context;
 use std::time::Instant;
-use tokio::sync::oneshot;
 
 /// Jobs taken from the door at once.
 const JOBS_MAX: usize = 4096;
@@ -23,6 +24,8 @@ const JOBS_MAX: usize = 4096;
 const LEASES_MAX: usize = 1024;
 /// How long after a proposal that leases end it is made again.
 const EXPIRE_AGAIN_MS: u64 = 500;
+/// How long after a proposal of the quota it is made again.
+const QUOTA_AGAIN_MS: u64 = 5000;
 
 /// What a store's desk is made with.
 pub(crate) struct DeskOptions {
@@ -31,6 +34,10 @@ pub(crate) struct DeskOptions {
     pub(crate) hub: Hub,
     pub(crate) region: String,
     pub(crate) retention: Retention,
+    /// How large the store may become, as this node was told: what counts when it leads.
+    pub(crate) quota_bytes: u64,
+    /// The engine's file.
+    pub(crate) state_file: PathBuf,
     /// When this node, or its data, was last seen alive: leases cannot have been renewed since.
     pub(crate) last_alive_ms: u64,
 }
@@ -44,6 +51,7 @@ pub(crate) struct KvDesk {
     taken: Vec<Job>,
     auto_compaction: AutoCompaction,
     sample_at_ms: u64,
+    quota_at_ms: u64,
     /// When a leader was last known.
     led_ms: u64,
     /// Whether this node led when it was last looked at.
@@ -56,7 +64,18 @@ impl KvDesk {
         let auto_compaction = AutoCompaction::new(options.retention);
         let led_ms = options.last_alive_ms;
         let (members, client_urls) = (Vec::new(), BTreeMap::new());
-        Self { options, members, client_urls, taken: Vec::new(), auto_compaction, sample_at_ms: 0, led_ms, leads: false, expire_at_ms: 0 }
+        Self {
+            options,
+            members,
+            client_urls,
+            taken: Vec::new(),
+            auto_compaction,
+            sample_at_ms: 0,
+            quota_at_ms: 0,
+            led_ms,
+            leads: false,
+            expire_at_ms: 0,
+        }
     }
 
     fn job(&mut self, job: Job, seat: &mut Seat<Kv>) {
@@ -80,7 +99,8 @@ impl KvDesk {
                 let timeout = seat.left(deadline);
                 seat.request(Waiter::Door(reply), Request::Change { change, timeout });
             }
-            Job::Upkeep(Upkeep::Defragment, reply) => upkeep(reply),
+            Job::Upkeep(Upkeep::Defragment, reply) => seat.wanted.push(Wanted::Compacted(reply)),
+            Job::Kept { deadline, reply } => seat.keep(deadline, reply),
         }
     }
 
@@ -114,7 +134,8 @@ impl KvDesk {
             failed: facts.failed,
             observer: !seat.voters().contains(seat.me()),
             members: self.members.clone(),
-            storage_bytes: store.used_bytes,
+            // What is executed may not be in the file yet.
+            storage_bytes: std::fs::metadata(&self.options.state_file).map_or(0, |file| file.len()).max(store.used_bytes),
             storage_used_bytes: store.used_bytes,
             quota_bytes: store.quota_bytes,
             errors: facts.errors.clone(),
@@ -143,6 +164,15 @@ impl KvDesk {
                 seat.propose(Command::LeaseExpire { leases }.to_bytes());
                 self.expire_at_ms = wall_ms + EXPIRE_AGAIN_MS;
             }
+        }
+    }
+
+    /// The quota is part of the state, so that all refuse the same command: whoever leads has it made what it was told.
+    fn look_after_the_quota(&mut self, seat: &mut Seat<Kv>, wall_ms: u64) {
+        let quota_bytes = self.options.quota_bytes;
+        if self.leads && wall_ms >= self.quota_at_ms && seat.replica.machine().config().quota_bytes != quota_bytes {
+            self.quota_at_ms = wall_ms + QUOTA_AGAIN_MS;
+            seat.propose(Command::SetQuota { quota_bytes }.to_bytes());
         }
     }
 
@@ -181,6 +211,7 @@ impl Desk<Kv> for KvDesk {
         self.options.hub.tick(seat.replica.machine(), Instant::now());
         if !seat.stopping {
             self.look_after_leases(seat, wall_ms);
+            self.look_after_the_quota(seat, wall_ms);
             self.compact(seat, wall_ms);
         }
     }
@@ -236,9 +267,4 @@ fn takes_space(command: &Bytes) -> bool {
         )
     };
     !Command::from_bytes(command).is_ok_and(shrinks)
-}
-
-/// The engine gives unused pages to later writes by itself and to the file system when it starts.
-fn upkeep(reply: oneshot::Sender<Result<(), Refusal>>) {
-    let _ = reply.send(Ok(()));
 }

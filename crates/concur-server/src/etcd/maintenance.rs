@@ -3,17 +3,18 @@
 use concur_kv::{Alarm, AlarmKind, Answer, Command, HashAnswer, Query, Reply, Revision};
 use concur_proto::etcdserverpb as pb;
 use concur_proto::etcdserverpb::alarm_request::AlarmAction;
+use concur_proto::etcdserverpb::downgrade_request::DowngradeAction;
 use concur_proto::etcdserverpb::maintenance_server::Maintenance;
-use tokio_stream::Empty;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{ETCD_VERSION, Etcd, refused, unexpected};
+use super::{ETCD_VERSION, Etcd, errors, reads_all, refused, unexpected};
 use crate::door::{Level, Stamp, Upkeep};
 use crate::metrics::Call;
 
 #[tonic::async_trait]
 impl Maintenance for Etcd {
-    type SnapshotStream = Empty<Result<pb::SnapshotResponse, Status>>;
+    type SnapshotStream = ReceiverStream<Result<pb::SnapshotResponse, Status>>;
 
     async fn alarm(&self, request: Request<pb::AlarmRequest>) -> Result<Response<pb::AlarmResponse>, Status> {
         self.metrics.count(Call::Alarm, self.do_alarm(request)).await
@@ -53,7 +54,7 @@ impl Maintenance for Etcd {
     }
 
     async fn snapshot(&self, _: Request<pb::SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
-        Err(Status::unimplemented("concur: snapshots in etcd's file format are not served"))
+        self.metrics.count(Call::Snapshot, self.do_snapshot()).await
     }
 
     async fn move_leader(&self, request: Request<pb::MoveLeaderRequest>) -> Result<Response<pb::MoveLeaderResponse>, Status> {
@@ -64,8 +65,8 @@ impl Maintenance for Etcd {
         self.metrics.count(Call::MoveLeader, lead).await
     }
 
-    async fn downgrade(&self, _: Request<pb::DowngradeRequest>) -> Result<Response<pb::DowngradeResponse>, Status> {
-        Err(Status::unimplemented("concur: there is no older version to go back to"))
+    async fn downgrade(&self, request: Request<pb::DowngradeRequest>) -> Result<Response<pb::DowngradeResponse>, Status> {
+        self.metrics.count(Call::Downgrade, self.do_downgrade(request)).await
     }
 }
 
@@ -96,6 +97,9 @@ impl Etcd {
                 _ => return Err(unexpected()),
             },
         };
+        // To arm or disarm no alarm changes none, and tells of none.
+        let listed = request.action == AlarmAction::Get as i32 || kind.is_some();
+        let alarms = if listed { alarms } else { Vec::new() };
         let shown = alarms.into_iter().filter(|alarm| kind.is_none_or(|kind| kind == alarm.kind)).map(|alarm| pb::AlarmMember {
             member_id: alarm.member,
             alarm: match alarm.kind {
@@ -104,6 +108,28 @@ impl Etcd {
             } as i32,
         });
         Ok(Response::new(pb::AlarmResponse { header: self.header(revision, stamp), alarms: shown.collect() }))
+    }
+
+    /// etcd goes back by one minor version, and says whether it could. Here no format is tied to that version: nothing is ever under
+    /// way, and going back is refused.
+    async fn do_downgrade(&self, request: Request<pb::DowngradeRequest>) -> Result<Response<pb::DowngradeResponse>, Status> {
+        let caller = self.caller(request.metadata())?;
+        let request = request.into_inner();
+        let action = DowngradeAction::try_from(request.action).map_err(|_| Status::unknown("etcdserver: unknown method"))?;
+        let target = match action {
+            DowngradeAction::Cancel => None,
+            _ => Some(minor_version(&request.version).ok_or(errors::BAD_DOWNGRADE_FORMAT)?),
+        };
+        let (revision, stamp) = self.read(Level::Strong, reads_all(), &caller, concur_kv::Kv::revision).await?;
+        let (major, minor) = minor_version(ETCD_VERSION).unwrap_or_default();
+        match (action, target) {
+            (DowngradeAction::Cancel, _) => Err(errors::NO_DOWNGRADE.into()),
+            (_, Some(target)) if target != (major, minor - 1) => Err(errors::INVALID_DOWNGRADE_TARGET.into()),
+            (DowngradeAction::Enable, _) => Err(Status::failed_precondition(
+                "concur: there is no older version to go back to; snapshots can be restored in older etcds",
+            )),
+            _ => Ok(Response::new(pb::DowngradeResponse { header: self.header(revision, stamp), version: format!("{major}.{minor}") })),
+        }
     }
 
     /// What this member knows of itself, without asking the others.
@@ -142,6 +168,16 @@ impl Etcd {
             (Answer::Hash(answer), stamp) => Ok((answer, stamp)),
             _ => Err(unexpected()),
         }
+    }
+}
+
+/// The major and minor numbers of a version: three numbers, of which the last may be left out.
+fn minor_version(text: &str) -> Option<(u64, u64)> {
+    let numbers = text.split_once(['-', '+']).map_or(text, |(numbers, _)| numbers);
+    let numbers: Vec<u64> = numbers.split('.').map(|number| number.parse().ok()).collect::<Option<_>>()?;
+    match numbers[..] {
+        [major, minor] | [major, minor, _] => Some((major, minor)),
+        _ => None,
     }
 }
 

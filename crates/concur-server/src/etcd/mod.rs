@@ -6,8 +6,8 @@
 //!
 //! Reads are linearizable unless the request says serializable. A transaction that writes nothing is served as a read.
 //!
-//! What is not served: users, roles and tokens; snapshots as etcd's database file; downgrades. Each answers `Unimplemented` with a
-//! sentence.
+//! What is not served: users, roles and tokens, which answer `Unimplemented` with a sentence. A downgrade is judged as etcd judges it,
+//! and then refused: there is no older version to go back to.
 
 mod auth;
 mod cluster;
@@ -19,6 +19,7 @@ mod kv;
 mod lease;
 mod lock;
 mod maintenance;
+mod snapshot;
 mod turns;
 mod watch;
 
@@ -33,6 +34,7 @@ use bytes::Bytes;
 use concur_core::{Footprint, Span, Wire};
 use concur_kv::{Answer, Command, KvError, Query, Reply, Revision};
 use concur_proto::etcdserverpb::ResponseHeader;
+use tokio::sync::Semaphore;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 
@@ -88,12 +90,17 @@ pub struct Etcd {
     pub(crate) identity: Identity,
     pub(crate) limits: EtcdLimits,
     pub(crate) metrics: Arc<Metrics>,
+    /// Snapshots that may be sent at once.
+    snapshots: Arc<Semaphore>,
 }
+
+/// Each snapshot takes a thread, and keeps the engine from using again what it shows.
+const SNAPSHOTS_MAX: usize = 2;
 
 impl Etcd {
     /// The API of the namespace behind `door`.
     pub fn new(door: Door, identity: Identity, limits: EtcdLimits, metrics: Arc<Metrics>) -> Self {
-        Self { door, identity, limits, metrics }
+        Self { door, identity, limits, metrics, snapshots: Arc::new(Semaphore::new(SNAPSHOTS_MAX)) }
     }
 
     /// The largest message taken from a client.

@@ -1,6 +1,6 @@
 //! One namespace as the front door sees it, whatever its state machine.
 
-use crate::driver::{Answer, GroupStatus, Handle, Image};
+use crate::driver::{Answer, GroupStatus, Handle, Kept};
 use bytes::Bytes;
 use concur_core::{SessionId, StateMachine};
 use concur_peers::Change;
@@ -18,7 +18,7 @@ pub(crate) trait Namespace: Send + Sync {
     fn query(&self, level: Level, body: Bytes, timeout: Duration) -> Soon<Answer>;
     fn status(&self) -> Soon<Result<GroupStatus, Refused>>;
     fn change(&self, change: Change, timeout: Duration) -> Soon<Answer>;
-    fn image(&self, timeout: Duration) -> Soon<Result<Image, Refused>>;
+    fn kept(&self, timeout: Duration) -> Soon<Result<Kept, Refused>>;
 }
 
 impl<M: StateMachine> Namespace for Handle<M> {
@@ -47,8 +47,8 @@ impl<M: StateMachine> Namespace for Handle<M> {
         Box::pin(async move { Handle::change(&handle, change, timeout).await })
     }
 
-    fn image(&self, timeout: Duration) -> Soon<Result<Image, Refused>> {
+    fn kept(&self, timeout: Duration) -> Soon<Result<Kept, Refused>> {
         let handle = self.clone();
-        Box::pin(async move { Handle::image(&handle, timeout).await })
+        Box::pin(async move { Handle::kept(&handle, timeout).await })
     }
 }

@@ -57,7 +57,7 @@ pub fn go_on_alone(data_dir: &Path, strategies: fn(&str) -> Option<Strategy>) ->
     let mut all = Vec::new();
     for group in reader.groups()? {
         let Some(view) = reader.view(group)? else { continue };
-        let image = view.entries.collect::<Result<Image, _>>()?;
+        let image = view.entries()?.collect::<Result<Image, _>>()?;
         let corrupt = |error| NodeError::Corrupt { group: format!("{:016x}", group.0), error };
         let before = configuration_of(&image).map_err(corrupt)?.unwrap_or_default();
         let kept_revision = revision(&image).map_err(corrupt)?;

@@ -3,7 +3,7 @@
 //! Every member of the new cluster is made from the same files. They come to the same identity, that of no cluster before, since it
 //! follows from what the files hold as well as from the members' names and the token.
 
-use super::{CACHE_BYTES, FORCED_EPOCHS, OfflineError, order_word};
+use super::{CACHE_BYTES, EtcdSummary, FORCED_EPOCHS, FileOptions, OfflineError, etcd, order_word};
 use crate::node::{GroupOptions, NodeError, NodeOptions, files, io, random, stored_id};
 use bytes::Bytes;
 use concur_core::{Corrupt, Epoch, GroupId, Ordering};
@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 /// One part of an installed state.
-const PART_BYTES: usize = 1 << 20;
+pub(super) const PART_BYTES: usize = 1 << 20;
 const READ_BYTES: usize = 256 << 10;
 
 /// What a snapshot holds.
@@ -49,18 +49,81 @@ pub struct Summary {
     head: Vec<(Bytes, Bytes)>,
 }
 
+/// What a file holds, of either kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Held {
+    /// A snapshot of Concur's own.
+    Concur(Summary),
+    /// etcd's file.
+    Etcd(EtcdSummary),
+}
+
+impl Held {
+    /// The store's revision.
+    pub fn revision(&self) -> i64 {
+        match self {
+            Self::Concur(summary) => summary.revision,
+            Self::Etcd(summary) => summary.revision,
+        }
+    }
+
+    /// The epoch in which it was made; none if no epoch was.
+    pub fn epoch(&self) -> Option<Epoch> {
+        match self {
+            Self::Concur(summary) => Some(summary.configuration.epoch),
+            Self::Etcd(_) => None,
+        }
+    }
+
+    /// A number that tells files apart, and clusters that made equal ones.
+    fn described(&self) -> u64 {
+        match self {
+            Self::Concur(summary) => summary.hash ^ summary.cluster,
+            Self::Etcd(summary) => summary.hash,
+        }
+    }
+
+    /// The logged time at which it was made, if it says.
+    pub(super) fn logged_ms(&self) -> Option<u64> {
+        match self {
+            Self::Concur(summary) => Some(summary.logged_ms),
+            Self::Etcd(_) => None,
+        }
+    }
+
+    fn order(&self) -> &'static str {
+        match self {
+            Self::Concur(summary) => summary.order,
+            Self::Etcd(_) => order_word(concur_kv::Ordering::Total),
+        }
+    }
+}
+
 /// What was made of one namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restored {
     /// The namespace.
     pub namespace: String,
     /// What the snapshot held, if there was one; else the namespace begins empty.
-    pub from: Option<Summary>,
+    pub from: Option<Held>,
     /// Who is in, in which epoch.
     pub after: Configuration,
 }
 
-/// Reads a whole snapshot and says what it holds. An error: it is not one, or not as it was written.
+/// Reads a whole file of either kind and says what it holds.
+pub fn look(path: &Path, options: FileOptions) -> Result<Held, OfflineError> {
+    let unreadable = |error: std::io::Error| OfflineError::Snapshot { path: path.to_owned(), error: error.into() };
+    let mut file = File::open(path).map_err(unreadable)?;
+    if etcd::is_one(&mut file).map_err(unreadable)? {
+        return etcd::examine(path, file, options).map(Held::Etcd);
+    }
+    if options.raise > 0 {
+        return Err(OfflineError::NotRaised { path: path.to_owned() });
+    }
+    examine(file).map(Held::Concur).map_err(|error| OfflineError::Snapshot { path: path.to_owned(), error })
+}
+
+/// Reads a whole snapshot of Concur's own and says what it holds. An error: it is not one, or not as it was written.
 pub fn examine(stream: impl Read) -> Result<Summary, SnapshotError> {
     read_through(stream).map_err(|error| match error {
         SnapshotError::Io(error) if error.kind() == ErrorKind::UnexpectedEof => other("it ends before its end"),
@@ -98,13 +161,13 @@ fn read_through(stream: impl Read) -> Result<Summary, SnapshotError> {
 
 /// Makes the data directory of a founding member from snapshots, at most one for each of its namespaces; those without one begin
 /// empty. The directory appears under its name only when it is whole.
-pub fn restore(options: &NodeOptions, snapshots: &[PathBuf]) -> Result<Vec<Restored>, OfflineError> {
+pub fn restore(options: &NodeOptions, snapshots: &[PathBuf], taken: FileOptions) -> Result<Vec<Restored>, OfflineError> {
     let root = &options.data_dir;
     if holds_something(root)? {
         return Err(OfflineError::Used { path: root.clone() });
     }
-    let files = examine_all(options, snapshots)?;
-    let described = files.iter().fold(options.cluster_id(), |id, (_, _, summary)| id.rotate_left(7) ^ summary.hash ^ summary.cluster);
+    let files = examine_all(options, snapshots, taken)?;
+    let described = files.iter().fold(options.cluster_id(), |id, (_, _, held)| id.rotate_left(7) ^ held.described());
     let cluster = stored_id(described);
     let making = beside(root);
     if making.exists() {
@@ -117,27 +180,31 @@ pub fn restore(options: &NodeOptions, snapshots: &[PathBuf]) -> Result<Vec<Resto
     Ok(restored)
 }
 
-type Examined<'a> = (&'a GroupOptions, &'a PathBuf, Summary);
+type Examined<'a> = (&'a GroupOptions, &'a PathBuf, Held);
 
 /// Every file, whose namespace it is of and what it holds, in the order of the namespaces.
-fn examine_all<'a>(options: &'a NodeOptions, snapshots: &'a [PathBuf]) -> Result<Vec<Examined<'a>>, OfflineError> {
+fn examine_all<'a>(options: &'a NodeOptions, snapshots: &'a [PathBuf], taken: FileOptions) -> Result<Vec<Examined<'a>>, OfflineError> {
     let mut found: Vec<Examined<'a>> = Vec::new();
     for path in snapshots {
-        let summary = File::open(path).map_err(SnapshotError::from).and_then(examine);
-        let summary = summary.map_err(|error| OfflineError::Snapshot { path: path.clone(), error })?;
-        let Some(group) = options.groups.iter().find(|group| group.id == summary.group) else {
+        let held = look(path, taken)?;
+        // etcd has one namespace: the one that etcd's clients are served.
+        let id = match &held {
+            Held::Concur(summary) => summary.group,
+            Held::Etcd(_) => options.etcd_group,
+        };
+        let Some(group) = options.groups.iter().find(|group| group.id == id) else {
             let namespaces = options.groups.iter().map(|group| group.name.as_str()).collect::<Vec<_>>().join(", ");
-            return Err(OfflineError::NoNamespace { path: path.clone(), group: summary.group.0, namespaces });
+            return Err(OfflineError::NoNamespace { path: path.clone(), group: id.0, namespaces });
         };
         if let Some((_, first, _)) = found.iter().find(|(other, ..)| other.id == group.id) {
             return Err(OfflineError::Twice { first: (*first).clone(), second: path.clone() });
         }
         let wanted = if group.order == Ordering::Total { "total" } else { "per-key" };
-        if summary.order != wanted {
-            let (namespace, found) = (group.name.clone(), summary.order);
+        if held.order() != wanted {
+            let (namespace, found) = (group.name.clone(), held.order());
             return Err(OfflineError::OtherOrder { path: path.clone(), namespace, found, wanted });
         }
-        found.push((group, path, summary));
+        found.push((group, path, held));
     }
     found.sort_by_key(|(group, ..)| group.id);
     Ok(found)
@@ -151,24 +218,31 @@ fn make(options: &NodeOptions, root: &Path, cluster: u64, files: &[Examined<'_>]
     let owner = Owner { cluster, node, name: name.clone(), incarnation: wall_ms, salt: random() };
     let dir = DataDir::open(root, &owner)?;
     let mut engine = RedbEngine::open(&dir.state_file(), CACHE_BYTES)?;
+    // Leases could not be renewed since.
+    let logged_ms = files.iter().filter_map(|(_, _, held)| held.logged_ms()).max().unwrap_or(0);
     let mut restored = Vec::new();
     for group in options.groups.iter().filter(|group| group.quorums.voters.contains(options.me)) {
         let founding = options.founding(group);
-        let Some((_, path, summary)) = files.iter().find(|(of, ..)| of.id == group.id) else {
+        let Some((_, path, held)) = files.iter().find(|(of, ..)| of.id == group.id) else {
             restored.push(Restored { namespace: group.name.clone(), from: None, after: founding });
             continue;
         };
-        let next = |before: &Configuration| {
-            let epoch = Epoch(before.epoch.0 + FORCED_EPOCHS);
-            Configuration { epoch, term_base: before.term_base + FORCED_EPOCHS, ..founding }
+        let after = match held {
+            Held::Concur(summary) => {
+                let next = |before: &Configuration| {
+                    let epoch = Epoch(before.epoch.0 + FORCED_EPOCHS);
+                    Configuration { epoch, term_base: before.term_base + FORCED_EPOCHS, ..founding }
+                };
+                let corrupt = |error| NodeError::Corrupt { group: group.name.clone(), error };
+                let (after, changed) = stand_elsewhere(&summary.head, next).map_err(corrupt)?;
+                install(&mut engine, group.id, path, changed)?;
+                after
+            }
+            Held::Etcd(summary) => etcd::install(&mut engine, group.id, path, summary, founding, logged_ms)?,
         };
-        let corrupt = |error| NodeError::Corrupt { group: group.name.clone(), error };
-        let (after, changed) = stand_elsewhere(&summary.head, next).map_err(corrupt)?;
-        install(&mut engine, group.id, path, changed)?;
-        restored.push(Restored { namespace: group.name.clone(), from: Some(summary.clone()), after });
+        restored.push(Restored { namespace: group.name.clone(), from: Some(held.clone()), after });
     }
-    // Leases could not be renewed since.
-    if let Some(logged_ms) = files.iter().map(|(_, _, summary)| summary.logged_ms).max() {
+    if !files.is_empty() {
         files::note_last_alive(&dir, logged_ms)?;
     }
     Ok(restored)

@@ -140,6 +140,7 @@ impl Driver {
                 let _ = reply.send(self.status());
             }
             Job::Change(asked) => drop(asked.reply.send(Err(concur_server::door::Refusal::Unsupported("members do not change here")))),
+            Job::Kept { .. } => {}
             Job::Upkeep(_, reply) => {
                 let _ = reply.send(Ok(()));
             }

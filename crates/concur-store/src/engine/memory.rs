@@ -67,6 +67,10 @@ impl Engine for MemoryEngine {
         Ok(())
     }
 
+    fn compact(&mut self) -> Result<bool, EngineError> {
+        Ok(true)
+    }
+
     fn reader(&self) -> Arc<dyn EngineRead> {
         self.groups.clone()
     }
@@ -89,7 +93,7 @@ impl EngineRead for Groups {
         let groups = self.lock();
         let view = groups.get(&group).map(|group| {
             let entries: Vec<_> = group.table.iter().map(|(key, value)| Ok((key.clone(), value.clone()))).collect();
-            View { mark: group.mark.clone(), entries: Box::new(entries.into_iter()) }
+            View::new(group.mark.clone(), move || Ok(Box::new(entries.clone().into_iter())))
         });
         Ok(view)
     }

@@ -10,16 +10,16 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
 use concur_core::GroupId;
 use redb::{
-    Builder, Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableHandle,
-    WriteTransaction,
+    Builder, CompactionError, Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
+    TableHandle, WriteTransaction,
 };
 
-use super::{Bulk, Engine, EngineError, EngineRead, View, Write};
+use super::{Bulk, Engine, EngineError, EngineRead, Entries, View, Write};
 
 /// The version of the tables that this program writes, and the newest that it reads.
 pub const ENGINE_FORMAT_VERSION: u64 = 1;
@@ -39,14 +39,15 @@ pub struct RedbEngine {
     installs: BTreeMap<GroupId, u64>,
 }
 
+/// Compaction needs the database for itself; nobody else writes to the lock.
 #[derive(Debug)]
-struct Shared(Database);
+struct Shared(RwLock<Database>);
 
 impl RedbEngine {
     /// Opens the file, or creates it. Of memory it uses `cache_bytes`.
     pub fn open(path: &Path, cache_bytes: usize) -> Result<RedbEngine, EngineError> {
         let database = Builder::new().set_cache_size(cache_bytes).create(path).map_err(error("open"))?;
-        let engine = RedbEngine { shared: Arc::new(Shared(database)), installs: BTreeMap::new() };
+        let engine = RedbEngine { shared: Arc::new(Shared(RwLock::new(database))), installs: BTreeMap::new() };
         engine.prepare()?;
         Ok(engine)
     }
@@ -79,7 +80,7 @@ impl RedbEngine {
     }
 
     fn begin(&self, durable: bool) -> Result<WriteTransaction, EngineError> {
-        let mut transaction = self.shared.0.begin_write().map_err(error("begin a transaction"))?;
+        let mut transaction = self.shared.read().begin_write().map_err(error("begin a transaction"))?;
         transaction.set_quick_repair(durable);
         let durability = if durable { Durability::Immediate } else { Durability::None };
         transaction.set_durability(durability).map_err(error("begin a transaction"))?;
@@ -133,14 +134,27 @@ impl Engine for RedbEngine {
         transaction.commit().map_err(error("commit"))
     }
 
+    fn compact(&mut self) -> Result<bool, EngineError> {
+        let mut database = self.shared.0.write().unwrap_or_else(PoisonError::into_inner);
+        match database.compact() {
+            Ok(_) => Ok(true),
+            Err(CompactionError::TransactionInProgress) => Ok(false),
+            Err(source) => Err(error("compact")(source)),
+        }
+    }
+
     fn reader(&self) -> Arc<dyn EngineRead> {
         self.shared.clone()
     }
 }
 
 impl Shared {
+    fn read(&self) -> RwLockReadGuard<'_, Database> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn begin(&self) -> Result<ReadTransaction, EngineError> {
-        self.0.begin_read().map_err(error("read"))
+        self.read().begin_read().map_err(error("read"))
     }
 
     /// The state's table and mark, as they stand together.
@@ -179,12 +193,15 @@ impl EngineRead for Shared {
         let Some((state, mark)) = self.state(group)? else {
             return Ok(None);
         };
-        let range = state.range_owned::<&[u8]>(..).map_err(error("read"))?;
-        let entries = range.map(|entry| {
-            let (key, value) = entry.map_err(error("read"))?;
-            Ok((Bytes::copy_from_slice(key.value()), Bytes::copy_from_slice(value.value())))
-        });
-        Ok(Some(View { mark, entries: Box::new(entries) }))
+        let entries = move || {
+            let range = state.range_owned::<&[u8]>(..).map_err(error("read"))?;
+            let entries = range.map(|entry| {
+                let (key, value) = entry.map_err(error("read"))?;
+                Ok((Bytes::copy_from_slice(key.value()), Bytes::copy_from_slice(value.value())))
+            });
+            Ok(Box::new(entries) as Entries)
+        };
+        Ok(Some(View::new(mark, entries)))
     }
 }
 

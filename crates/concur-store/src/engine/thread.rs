@@ -62,6 +62,10 @@ pub enum EngineCommand {
     Install(GroupId, Bulk),
     /// Put it in the place of the group's state, at this mark.
     FinishInstall(GroupId, Bytes),
+    /// Say so when everything before is carried out.
+    Tell(u64),
+    /// Give unused space back to the file system, and say whether that was done.
+    Compact(u64),
 }
 
 /// What the thread reports. Called on its thread: hand it on and return.
@@ -71,6 +75,8 @@ pub enum EngineEvent {
     Written(GroupId, Bytes),
     /// A crash keeps a group's state up to this mark.
     Durable(GroupId, Bytes),
+    /// What was to be told under this number; of a compaction, whether it was done.
+    Told(u64, bool),
     /// The engine failed. The last event.
     Failed(EngineError),
 }
@@ -252,6 +258,16 @@ impl<E: Engine, R: FnMut(EngineEvent)> Worker<E, R> {
         match command {
             EngineCommand::Write(write) => self.write(write).map(drop),
             EngineCommand::Sync => self.sync(),
+            EngineCommand::Tell(number) => {
+                (self.report)(EngineEvent::Told(number, true));
+                Ok(())
+            }
+            EngineCommand::Compact(number) => {
+                self.sync()?;
+                let done = self.engine.compact()?;
+                (self.report)(EngineEvent::Told(number, done));
+                Ok(())
+            }
             EngineCommand::BeginInstall(group) => self.engine.begin_install(group),
             EngineCommand::Install(group, bulk) => self.engine.install(group, &bulk),
             EngineCommand::FinishInstall(group, mark) => {
@@ -287,7 +303,7 @@ fn command_bytes(command: &EngineCommand) -> usize {
         EngineCommand::Write(write) => write_bytes(write),
         EngineCommand::Install(_, bulk) => bulk_bytes(bulk),
         EngineCommand::FinishInstall(_, mark) => COMMAND_BYTES + mark.len(),
-        EngineCommand::Sync | EngineCommand::BeginInstall(_) => COMMAND_BYTES,
+        EngineCommand::Sync | EngineCommand::BeginInstall(_) | EngineCommand::Tell(_) | EngineCommand::Compact(_) => COMMAND_BYTES,
     }
 }
 
