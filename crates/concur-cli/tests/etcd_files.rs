@@ -79,7 +79,6 @@ impl World {
     }
 
     /// Tries until it is done.
-    #[track_caller]
     async fn until<T, F: Future<Output = Result<T, Status>>>(&self, what: &str, mut attempt: impl FnMut() -> F) -> T {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -111,7 +110,6 @@ impl World {
     }
 
     /// The hash of a revision, which all members have to have.
-    #[track_caller]
     async fn one_hash(&self, revision: i64) -> u32 {
         let mut hashes = Vec::new();
         for i in 0..self.nodes.len() {
@@ -184,12 +182,12 @@ async fn requests_are_answered_while_a_member_is_defragmented_and_while_it_sends
     for n in 0..300 {
         world.put(0, &format!("fill{}", n % 3)).await;
     }
-    let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
+    let (stop, stopped) = tokio::sync::watch::channel(false);
     let channel = world.channel(0);
     let writing = tokio::spawn(async move {
         let mut kv = KvClient::new(channel);
         let mut written = 0u32;
-        while stopped.try_recv().is_err() {
+        while !*stopped.borrow() {
             let put = pb::PutRequest { key: "busy".into(), value: written.to_string().into(), ..Default::default() };
             kv.put(put).await.expect("a put is answered");
             written += 1;
@@ -206,7 +204,7 @@ async fn requests_are_answered_while_a_member_is_defragmented_and_while_it_sends
             .until("defragmentation", || async { MaintenanceClient::new(world.channel(0)).defragment(pb::DefragmentRequest {}).await })
             .await;
     }
-    drop(stop);
+    stop.send(true).unwrap();
     assert!(writing.await.unwrap() > 0);
     assert!(!world.get(0, "busy", 0).await.is_empty());
 }

@@ -258,6 +258,77 @@ async fn members_status_alarms_and_hashes_are_told() {
     assert!(maintenance.alarm(alarm(0, 0)).await.expect("a list").into_inner().alarms.is_empty());
 }
 
+/// The store arms the alarm by itself, for nobody in particular; what frees space goes on, and disarming lets writes in again.
+#[tokio::test]
+async fn a_full_store_refuses_what_takes_space_until_it_is_disarmed() {
+    let store = concur_kv::Config { quota_bytes: 4000, ..Default::default() };
+    let node = Node::start_with(Setup { store, ..Setup::default() }).await;
+    let mut kv = KvClient::new(node.channel().await);
+    let mut maintenance = MaintenanceClient::new(node.channel().await);
+    let large = || put("k", &"v".repeat(500));
+    let full = (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded".to_owned());
+    let mut written = 0;
+    let refusal = loop {
+        match kv.put(large()).await {
+            Ok(_) => written += 1,
+            Err(status) => break (status.code(), status.message().to_owned()),
+        }
+    };
+    assert_eq!(refusal, full);
+    assert!((5..8).contains(&written), "{written}");
+    let alarm = |action, member_id, alarm| pb::AlarmRequest { action, member_id, alarm };
+    let listed = maintenance.alarm(alarm(0, 0, 0)).await.expect("a list").into_inner();
+    assert_eq!((listed.alarms.len(), listed.alarms[0].member_id, listed.alarms[0].alarm), (1, 0, 1));
+    let status = maintenance.status(pb::StatusRequest {}).await.expect("a status").into_inner();
+    assert!(status.errors.iter().any(|error| error.contains("alarm:NOSPACE")), "{:?}", status.errors);
+    // Even what is small: a grant, a transaction that puts. One that only reads or deletes goes on.
+    let mut lease = LeaseClient::new(node.channel().await);
+    assert_eq!(seen(lease.lease_grant(pb::LeaseGrantRequest { ttl: 60, id: 0 }).await), full);
+    let txn = |request| pb::TxnRequest { success: vec![op(request)], ..Default::default() };
+    assert_eq!(seen(kv.txn(txn(Op::RequestPut(put("k", "")))).await), full);
+    kv.txn(txn(Op::RequestRange(range("k", "")))).await.expect("a read");
+    kv.txn(txn(Op::RequestDeleteRange(pb::DeleteRangeRequest { key: bytes("none"), ..Default::default() }))).await.expect("a delete");
+    kv.delete_range(pb::DeleteRangeRequest { key: bytes("k"), ..Default::default() }).await.expect("a delete");
+    let revision = kv.range(range("k", "")).await.expect("a range").into_inner().header.expect("a header").revision;
+    kv.compact(pb::CompactionRequest { revision, physical: true }).await.expect("a compaction");
+    assert_eq!(seen(kv.put(put("k", "1")).await), full, "the alarm stands until it is disarmed");
+    // That of another member is another, and no alarm is none: nothing is told of, and nothing changes.
+    for other in [alarm(2, 5, 1), alarm(2, 0, 0), alarm(1, 0, 0), alarm(2, 0, 2)] {
+        assert!(maintenance.alarm(other).await.expect("no alarm").into_inner().alarms.is_empty());
+    }
+    assert_eq!(maintenance.alarm(alarm(0, 0, 1)).await.expect("a list").into_inner().alarms.len(), 1);
+    let disarmed = maintenance.alarm(alarm(2, 0, 1)).await.expect("it was armed").into_inner();
+    assert_eq!((disarmed.alarms.len(), disarmed.alarms[0].member_id), (1, 0));
+    kv.put(put("k", "1")).await.expect("a put");
+}
+
+#[tokio::test]
+async fn a_downgrade_is_judged_as_etcd_judges_it() {
+    let node = Node::start().await;
+    let mut maintenance = MaintenanceClient::new(node.channel().await);
+    let (validate, enable, cancel) = (0, 1, 2);
+    let ask = |action, version: &str| pb::DowngradeRequest { action, version: version.into() };
+    let format = (Code::InvalidArgument, "etcdserver: wrong downgrade target version format".to_owned());
+    let target = (Code::InvalidArgument, "etcdserver: invalid downgrade target version".to_owned());
+    for action in [validate, enable] {
+        for version in ["", "3", "x.y", "3.6.0.1", "v3.6"] {
+            assert_eq!(seen(maintenance.downgrade(ask(action, version)).await), format, "{version:?}");
+        }
+        for version in ["3.7", "3.5.0", "3.8.1", "2.6"] {
+            assert_eq!(seen(maintenance.downgrade(ask(action, version)).await), target, "{version:?}");
+        }
+    }
+    for version in ["3.6", "3.6.0", "3.6.9"] {
+        let answer = maintenance.downgrade(ask(validate, version)).await.expect("it could").into_inner();
+        assert_eq!((answer.version.as_str(), answer.header.expect("a header").revision), ("3.7", 1));
+    }
+    assert_eq!(seen(maintenance.downgrade(ask(enable, "3.6")).await).0, Code::FailedPrecondition);
+    let none = (Code::FailedPrecondition, "etcdserver: no inflight downgrade job".to_owned());
+    assert_eq!(seen(maintenance.downgrade(ask(cancel, "")).await), none);
+    let status = maintenance.status(pb::StatusRequest {}).await.expect("a status").into_inner();
+    assert_eq!(status.downgrade_info, Some(pb::DowngradeInfo::default()));
+}
+
 #[tokio::test]
 async fn what_is_not_served_says_so() {
     let node = Node::start().await;
