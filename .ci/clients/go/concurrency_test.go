@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -216,4 +218,58 @@ func TestElectionService(t *testing.T) {
 	same(t, "not leader", line(status.Code(err), status.Convert(err).Message()), "Unknown election: not leader")
 	_, err = elections.Resign(ctx, &epb.ResignRequest{})
 	same(t, "no leader given", line(status.Code(err), status.Convert(err).Message()), `Unknown "leader" field must be provided`)
+}
+
+// What writes take while a hundred thousand leases end; printed, not judged. Only if asked for.
+func TestHundredThousandLeases(t *testing.T) {
+	if os.Getenv("CONCUR_MANY_LEASES") == "" {
+		t.Skip("CONCUR_MANY_LEASES is not set")
+	}
+	c, _, p := open(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	worst := func() time.Duration {
+		var all []time.Duration
+		for i := range 200 {
+			began := time.Now()
+			_, err := c.Put(ctx, p+"w", fmt.Sprint(i))
+			must(t, err)
+			all = append(all, time.Since(began))
+		}
+		slices.Sort(all)
+		t.Logf("puts: median %v, 99 %% %v, worst %v", all[100], all[197], all[199])
+		return all[199]
+	}
+	worst()
+	const count, ttl = 100000, 60
+	var wait sync.WaitGroup
+	began := time.Now()
+	for part := range 100 {
+		wait.Add(1)
+		go func() {
+			defer wait.Done()
+			for i := range count / 100 {
+				l, err := c.Grant(ctx, ttl)
+				if err == nil {
+					_, err = c.Put(ctx, fmt.Sprint(p, "l", part, "-", i), "v", v3.WithLease(l.ID))
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		}()
+	}
+	wait.Wait()
+	t.Logf("granted %d leases with a key each in %v", count, time.Since(began))
+	for {
+		got, err := c.Get(ctx, p+"l", v3.WithPrefix(), v3.WithCountOnly())
+		must(t, err)
+		t.Logf("%v after the first grant %d keys are left", time.Since(began).Round(time.Second), got.Count)
+		if got.Count == 0 {
+			return
+		}
+		worst()
+		time.Sleep(2 * time.Second)
+	}
 }

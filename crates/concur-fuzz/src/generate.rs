@@ -52,8 +52,8 @@ impl Chance {
 pub(crate) struct Options {
     /// Calls in a sequence.
     pub(crate) calls: usize,
-    /// Whether both have streamed ranges.
-    pub(crate) streams: bool,
+    /// Whether the real etcd is 3.7 or later: what is not sent to older ones says [`crate::normal::NOT_SENT`].
+    pub(crate) modern: bool,
 }
 
 /// Makes a sequence.
@@ -168,10 +168,10 @@ impl Maker {
             range.sort_order = self.chance.pick(&[0, 1, 2, 2]);
             range.sort_target = self.chance.below(5) as i32;
         }
-        if self.chance.one_in(120) {
+        if self.options.modern && self.chance.one_in(120) {
             range.sort_order = self.chance.pick(&[3, -1, 9]);
         }
-        if self.chance.one_in(120) {
+        if self.options.modern && self.chance.one_in(120) {
             range.sort_target = self.chance.pick(&[5, -1, 77]);
         }
         range.serializable = self.chance.one_in(5);
@@ -287,7 +287,7 @@ impl Maker {
             3 => CURRENT - self.chance.below(30) as i64,
             4 => COMPACTED + self.chance.below(3) as i64 - 1,
             5 => CURRENT + self.chance.below(6) as i64,
-            6 => self.chance.pick(&[-1, 1, i64::MIN, i64::MAX]),
+            6 if self.options.modern => self.chance.pick(&[-1, 1, i64::MIN, i64::MAX]),
             _ => CURRENT - self.chance.below(5) as i64,
         };
         let filters = match self.chance.below(8) {
@@ -319,13 +319,13 @@ impl Maker {
             return match self.chance.below(10) {
                 0..=4 => self.watch(),
                 5 => Call::Cancel(self.chance.below(2) as u8, self.watch_id()),
-                6 => Call::Progress(self.chance.below(2) as u8),
+                6 if self.options.modern => Call::Progress(self.chance.below(2) as u8),
                 _ => Call::Settle,
             };
         }
         match self.chance.below(100) {
             0..=35 => Call::Range(self.range()),
-            36..=39 if self.options.streams => Call::RangeStream(self.range()),
+            36..=39 if self.options.modern => Call::RangeStream(self.range()),
             36..=60 => Call::Put(self.put()),
             61..=66 => Call::Delete(self.delete()),
             67..=88 => {
@@ -419,7 +419,7 @@ mod tests {
 
     #[test]
     fn a_sequence_is_the_same_for_the_same_seed_and_another_for_another() {
-        let options = Options { calls: 300, streams: true };
+        let options = Options { calls: 300, modern: true };
         assert_eq!(sequence(7, 3, options), sequence(7, 3, options));
         assert_ne!(sequence(7, 3, options), sequence(7, 4, options));
         assert_ne!(sequence(7, 3, options), sequence(8, 3, options));
@@ -427,7 +427,7 @@ mod tests {
 
     #[test]
     fn sequences_side_by_side_have_nothing_in_common() {
-        let options = Options { calls: 50, streams: true };
+        let options = Options { calls: 50, modern: true };
         let all: Vec<Vec<Call>> = (0..12).map(|number| sequence(2, number, options)).collect();
         for (at, one) in all.iter().enumerate() {
             for other in &all[at + 1..] {
@@ -452,7 +452,7 @@ mod tests {
 
     #[test]
     fn every_kind_of_call_comes_up() {
-        let options = Options { calls: 2000, streams: true };
+        let options = Options { calls: 2000, modern: true };
         let calls: Vec<Call> = (0..4).flat_map(|number| sequence(1, number, options)).collect();
         for (kind, name) in Call::KINDS.iter().enumerate() {
             assert!(calls.iter().any(|call| call.kind() == kind), "{name}");

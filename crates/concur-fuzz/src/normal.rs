@@ -17,6 +17,9 @@ const TTL_APART_MAX_S: i64 = 60;
 /// Up to how many results Go's `sort.Sort` keeps in order if they compare equal.
 const GO_SORTS_STABLY_MAX: i64 = 12;
 
+/// The keys in the first chunk of etcd's streamed ranges.
+const CHUNK_KEYS: usize = 10;
+
 /// Two answers to one call, with what is known of either side.
 pub(crate) struct Pairing<'a> {
     /// The version of the real etcd.
@@ -64,12 +67,29 @@ pub(crate) const RULES: &[Rule] = &[
         apply: ties_in_any_order,
     },
     Rule {
+        name: "streams-of-a-target",
+        why: "a streamed range by a target without an order goes on, and counts, from the last key of a sorted chunk: what follows is an accident",
+        etcd: "3.7",
+        apply: streams_of_a_target,
+    },
+    Rule {
         name: "keys-only-without-lease",
         why: "from 3.6 on a range of keys only leaves the lease out too, unless it sorts by values; before, it was shown",
         etcd: "3.4",
         apply: keys_only_without_lease,
     },
+    Rule {
+        name: "first-wrong",
+        why: "of a transaction that is wrong in two ways 3.4 judged its puts first; later ones judge its operations in order",
+        etcd: "3.4",
+        apply: first_wrong,
+    },
 ];
+
+/// Whether the events of a watch may lack what a compaction kept: 3.4 removed a tombstone exactly at the compacted revision, later ones keep it.
+pub(crate) fn lacks_tombstones(etcd: &str) -> bool {
+    etcd.starts_with("3.4")
+}
 
 /// What is not sent, or not as it stands, and why: calls that end the real etcd, and what it leaves behind.
 pub(crate) const NOT_SENT: &[(&str, &str)] = &[
@@ -82,6 +102,12 @@ pub(crate) const NOT_SENT: &[(&str, &str)] = &[
         "a watcher that compaction ended keeps its id in etcd, and silences progress, until its client cancels it: the cancel is sent at once, as etcd's client does",
     ),
     ("range-stream", "etcd has it from 3.7 on"),
+    ("no-such-sort", "etcd 3.4 takes a sort order that does not exist for none, and a target that does not exist ends it"),
+    ("negative-start", "etcd 3.4 takes a watch's negative start for a revision long compacted: not sent there"),
+    (
+        "early-progress",
+        "etcd 3.4 answers a request for progress while a watcher of the stream is behind, which 3.7 does not: not asked there",
+    ),
 ];
 
 /// Takes out of both answers what may differ.
@@ -163,6 +189,19 @@ fn time_left(pairing: &mut Pairing<'_>) {
     }
 }
 
+fn streams_of_a_target(pairing: &mut Pairing<'_>) {
+    let is_one = matches!(pairing.call, Call::RangeStream(request) if request.sort_target != SortTarget::Key as i32);
+    let goes_on = |answer: &Answer| matches!(answer, Answer::Range(response) if response.more || response.kvs.len() > CHUNK_KEYS);
+    if is_one && (goes_on(pairing.reference.0) || goes_on(pairing.subject.0)) {
+        each(pairing, |answer, _| {
+            if let Answer::Range(response) = answer {
+                (response.count, response.more) = (0, false);
+                response.kvs.clear();
+            }
+        });
+    }
+}
+
 fn keys_only_without_lease(pairing: &mut Pairing<'_>) {
     let call = pairing.call;
     each(pairing, |answer, _| match (call, answer) {
@@ -170,6 +209,19 @@ fn keys_only_without_lease(pairing: &mut Pairing<'_>) {
         (Call::Txn(request), Answer::Txn(response)) => leave_leases_out_of_txn(request, response),
         _ => {}
     });
+}
+
+fn first_wrong(pairing: &mut Pairing<'_>) {
+    let is_judged_in_state = |text: &str| {
+        ["lease not found", "key not found", "has been compacted", "is a future revision"].iter().any(|end| text.ends_with(end))
+    };
+    if let (Call::Txn(_), Answer::Refused(code, text), Answer::Refused(other_code, other)) =
+        (pairing.call, &*pairing.reference.0, &mut *pairing.subject.0)
+        && is_judged_in_state(text)
+        && is_judged_in_state(other)
+    {
+        (*other_code, *other) = (*code, text.clone());
+    }
 }
 
 fn leave_leases_out(request: &pb::RangeRequest, response: &mut pb::RangeResponse) {
@@ -352,6 +404,15 @@ mod tests {
     }
 
     #[test]
+    fn a_stream_of_a_target_may_go_on_as_it_likes() {
+        let answer = |more, count| Answer::Range(pb::RangeResponse { more, count, ..Default::default() });
+        let by = |sort_target| Call::RangeStream(pb::RangeRequest { sort_target, ..Default::default() });
+        check(&by(2), answer(true, 6), answer(true, 4), true);
+        check(&by(2), answer(false, 6), answer(false, 4), false);
+        check(&by(0), answer(true, 6), answer(true, 4), false);
+    }
+
+    #[test]
     fn the_lease_of_a_key_alone_may_be_shown_by_the_old_one() {
         let answer = |lease| {
             let kvs = vec![KeyValue { lease, ..Default::default() }];
@@ -361,6 +422,16 @@ mod tests {
         check_for("3.4.23", &keys_only, answer(7), answer(0), true);
         check_for("3.7.3", &keys_only, answer(7), answer(0), false);
         check_for("3.4.23", &Call::Range(pb::RangeRequest::default()), answer(7), answer(0), false);
+    }
+
+    #[test]
+    fn the_old_one_may_see_another_wrong_first() {
+        let refused = |text: &str| Answer::Refused(tonic::Code::NotFound, format!("etcdserver: {text}"));
+        let call = Call::Txn(pb::TxnRequest::default());
+        check_for("3.4.23", &call, refused("requested lease not found"), refused("mvcc: required revision has been compacted"), true);
+        check_for("3.7.3", &call, refused("requested lease not found"), refused("mvcc: required revision has been compacted"), false);
+        check_for("3.4.23", &call, refused("requested lease not found"), refused("request is too large"), false);
+        assert!(lacks_tombstones("3.4.23") && !lacks_tombstones("3.7.3"));
     }
 
     #[test]

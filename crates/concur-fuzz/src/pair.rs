@@ -5,17 +5,20 @@
 //! could change what there is to tell: a compaction, the end of a watch.
 
 use crate::call::Call;
-use crate::normal::{Pairing, normalise};
+use crate::normal::{Pairing, lacks_tombstones, normalise};
 use crate::number::Known;
 use crate::side::{Answer, Side};
 use crate::watch::{Heard, MARKER_ID, MARKER_KEY, Stream};
 use concur_proto::etcdserverpb as pb;
+use concur_proto::mvccpb::event::EventType;
 use std::time::{Duration, Instant};
 
 /// Reads under way at once.
 const READS_MAX: usize = 16;
-/// How long both may take to tell the same.
-const SETTLE_TIME_MAX: Duration = Duration::from_secs(12);
+/// How long both may take to tell the same, the first time that a sequence is sent.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(12);
+/// How long etcd may take to look at the watchers that begin in the past: it does so every 100 ms. A compaction before would end them.
+const LOOK_TIME: Duration = Duration::from_millis(250);
 /// How often progress is asked for before it counts as not answered: etcd says nothing while a watcher is behind.
 const PROGRESS_TRIES_MAX: usize = 8;
 /// How many revisions one may be ahead of the other when they are made equal.
@@ -37,14 +40,18 @@ pub(crate) struct Pair {
     pub(crate) reference: Side,
     pub(crate) subject: Side,
     pub(crate) counts: Counts,
+    /// How long both may take to tell the same.
+    pub(crate) patience: Duration,
     etcd: String,
     asked: usize,
+    /// Whether a watcher may not have been looked at yet.
+    looked_for: bool,
 }
 
 impl Pair {
     pub(crate) async fn new(reference: Side, subject: Side) -> Result<Self, String> {
         let etcd = reference.version().await.map_err(|status| format!("the version cannot be read: {status}"))?;
-        Ok(Self { reference, subject, counts: [0; Call::KINDS.len()], etcd, asked: 0 })
+        Ok(Self { reference, subject, counts: [0; Call::KINDS.len()], patience: PATIENCE, etcd, asked: 0, looked_for: false })
     }
 
     /// The version of the real etcd.
@@ -95,6 +102,7 @@ impl Pair {
         for side in self.sides() {
             side.known = Known { current: reference, compacted: reference, picked: Vec::new() };
             side.ask(&Call::Compact(pb::CompactionRequest { revision: reference, physical: true }), 0).await;
+            side.wrote();
         }
         Ok(())
     }
@@ -159,11 +167,18 @@ impl Pair {
                 self.counts[call.kind()] += 1;
                 self.settle(at).await
             }
-            Call::Compact(_) => match self.settle(at).await {
-                None => self.unary(at, call).await,
-                difference => difference,
-            },
+            Call::Compact(_) => self.compact(at, call).await,
             _ => self.unary(at, call).await,
+        }
+    }
+
+    async fn compact(&mut self, at: usize, call: &Call) -> Option<Difference> {
+        if std::mem::take(&mut self.looked_for) {
+            tokio::time::sleep(LOOK_TIME).await;
+        }
+        match self.settle(at).await {
+            None => self.unary(at, call).await,
+            difference => difference,
         }
     }
 
@@ -171,6 +186,11 @@ impl Pair {
         self.asked += 1;
         let (reference, subject) = (self.reference.ask(call, self.asked), self.subject.ask(call, self.asked));
         let (reference, subject) = tokio::join!(reference, subject);
+        for (side, answer) in [(&mut self.reference, &reference), (&mut self.subject, &subject)] {
+            if !matches!(answer, Answer::Refused(..) | Answer::Broken(_)) {
+                side.wrote();
+            }
+        }
         let compacted = match call {
             Call::Compact(compact) => Some(self.reference.known.real(compact.revision)),
             _ => None,
@@ -217,6 +237,7 @@ impl Pair {
         if let Err(what) = self.open(stream).await {
             return Some(Difference { at, reference: Answer::Broken(what.clone()), subject: Answer::Broken(what) });
         }
+        self.looked_for |= create.start_revision != 0;
         for side in self.sides() {
             // The member that is asked may lag behind the one that wrote: a read brings it to where the other is.
             let range = pb::RangeRequest { key: vec![0].into(), count_only: true, ..Default::default() };
@@ -252,6 +273,7 @@ impl Pair {
                 other => return Err(format!("the marker cannot be written: {other:?}")),
             };
             side.known.current = revision;
+            side.wrote();
             let Side { streams, known, .. } = side;
             for stream in streams.values_mut() {
                 stream.mark(revision, known).await;
@@ -268,12 +290,13 @@ impl Pair {
         if let Err(what) = self.mark().await {
             return Some(Difference { at, reference: Answer::Broken(what.clone()), subject: Answer::Broken(what) });
         }
-        let deadline = Instant::now() + SETTLE_TIME_MAX;
+        let deadline = Instant::now() + self.patience;
         loop {
             for Side { streams, known, .. } in self.sides() {
                 streams.values_mut().for_each(|stream| stream.drain(known));
             }
-            let (reference, subject) = (told(&self.reference), told(&self.subject));
+            let lacking = lacks_tombstones(&self.etcd);
+            let (reference, subject) = (told(&self.reference, lacking), told(&self.subject, lacking));
             let broken = reference.iter().chain(&subject).any(|heard| matches!(heard, Heard::Broken(_)));
             if broken || (reference != subject && Instant::now() >= deadline) {
                 return Some(Difference { at, reference: Answer::Heard(reference, None), subject: Answer::Heard(subject, None) });
@@ -320,10 +343,17 @@ impl Pair {
     }
 }
 
-/// What all streams of a side told, but for the markers.
-fn told(side: &Side) -> Vec<Heard> {
+/// What all streams of a side told, but for the markers; without the deletes at the compacted revision if they may be lacking.
+fn told(side: &Side, lacking: bool) -> Vec<Heard> {
+    let may_lack = |heard: &Heard| match heard {
+        Heard::Event { event, .. } => {
+            let at = event.kv.as_ref().map_or(0, |kv| kv.mod_revision);
+            lacking && event.r#type() == EventType::Delete && at <= side.known.compacted
+        }
+        _ => false,
+    };
     let by_watcher = side.streams.values().flat_map(Stream::by_watcher);
-    by_watcher.filter(|heard| !matches!(heard, Heard::Created { id: MARKER_ID, .. })).collect()
+    by_watcher.filter(|heard| !matches!(heard, Heard::Created { id: MARKER_ID, .. }) && !may_lack(heard)).collect()
 }
 
 /// The revision in an answer's header.

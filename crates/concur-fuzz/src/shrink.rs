@@ -4,9 +4,12 @@
 //! answered unlike. In the end single operations of a transaction stay as they are: a few calls are few enough.
 
 use crate::call::Call;
-use crate::pair::Difference;
+use crate::pair::{self, Difference};
 use crate::worker::Bench;
+use std::time::Duration;
 
+/// How long both may take to tell the same: they did not within a longer time already.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Tries at most.
 const TRIES_MAX: usize = 300;
 
@@ -20,6 +23,7 @@ pub(crate) async fn shrink(
     fresh: bool,
 ) -> Result<(Numbered, Difference), String> {
     calls.truncate(difference.at + 1);
+    bench.patience = PATIENCE;
     let mut tries = 0;
     let mut piece = calls.len().div_ceil(2);
     while piece > 0 {
@@ -44,6 +48,7 @@ pub(crate) async fn shrink(
         }
         piece = if piece == 1 { 1 } else { piece / 2 };
     }
+    bench.patience = pair::PATIENCE;
     Ok((calls, difference))
 }
 

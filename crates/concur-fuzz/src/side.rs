@@ -49,6 +49,8 @@ pub(crate) struct Side {
     channels: Vec<Channel>,
     /// The member that executed the last write: it has what was written.
     wrote_at: usize,
+    /// The member that was asked last for a write.
+    asked_at: usize,
 }
 
 impl Side {
@@ -61,7 +63,7 @@ impl Side {
             let parsed = parsed.initial_connection_window_size(16 << 20).initial_stream_window_size(8 << 20).tcp_nodelay(true);
             channels.push(parsed.connect().await.map_err(|error| format!("{endpoint}: {error:?}"))?);
         }
-        Ok(Self { known: Known::default(), streams: BTreeMap::new(), channels, wrote_at: 0 })
+        Ok(Self { known: Known::default(), streams: BTreeMap::new(), channels, wrote_at: 0, asked_at: 0 })
     }
 
     /// What it says of its version.
@@ -94,11 +96,16 @@ impl Side {
         self.channels[member % self.channels.len()].clone()
     }
 
+    /// Whoever was asked last for a write has executed it.
+    pub(crate) fn wrote(&mut self) {
+        self.wrote_at = self.asked_at;
+    }
+
     /// Asks what is answered once. Nothing of the watches is.
     pub(crate) fn ask(&mut self, call: &Call, at: usize) -> Answering {
         let member = self.member(call, at);
         if !call.reads() {
-            self.wrote_at = member;
+            self.asked_at = member;
         }
         let (mut kv, mut lease, known) = (self.kv(member), self.lease(member), &self.known);
         let asking: Answering = match call {

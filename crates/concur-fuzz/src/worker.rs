@@ -2,7 +2,7 @@
 
 use crate::call::Call;
 use crate::generate::{Options, sequence};
-use crate::pair::{Counts, Difference, Pair};
+use crate::pair::{Counts, Difference, PATIENCE, Pair};
 use crate::shrink::shrink;
 use crate::side::Side;
 use crate::start::{Cluster, Program};
@@ -108,6 +108,8 @@ impl Shared {
 pub(crate) struct Bench<'a> {
     plan: &'a Plan,
     pub(crate) pair: Pair,
+    /// How long both may take to tell the same.
+    pub(crate) patience: Duration,
     /// Whether nothing was asked yet.
     fresh: bool,
     /// Killed when this goes.
@@ -125,16 +127,16 @@ impl<'a> Bench<'a> {
             }
         };
         let pair = Pair::new(Side::connect(&reference).await?, Side::connect(&subject).await?).await?;
-        Ok(Self { plan, pair, fresh: clusters.is_some(), _clusters: clusters })
+        Ok(Self { plan, pair, patience: PATIENCE, fresh: clusters.is_some(), _clusters: clusters })
     }
 
     /// Makes both ready for a sequence: fresh if they can be, and emptied otherwise.
     async fn prepare(&mut self, fresh: bool) -> Result<(), String> {
         if fresh && matches!(self.plan.place, Where::Started { .. }) {
             if !self.fresh {
-                let counts = self.pair.counts;
+                let (counts, patience) = (self.pair.counts, self.patience);
                 *self = Self::new(self.plan).await?;
-                self.pair.counts = counts;
+                (self.pair.counts, self.patience) = (counts, patience);
             }
             return self.pair.begin_fresh().await;
         }
@@ -148,10 +150,13 @@ impl<'a> Bench<'a> {
             if !matches!(self.plan.place, Where::Started { .. }) {
                 return Err(why);
             }
+            let (counts, patience) = (self.pair.counts, self.patience);
             *self = Self::new(self.plan).await?;
+            (self.pair.counts, self.patience) = (counts, patience);
             self.prepare(fresh).await?;
         }
         self.fresh = false;
+        self.pair.patience = self.patience;
         Ok(self.pair.run(calls).await)
     }
 }
@@ -168,7 +173,7 @@ async fn sequences(shared: &Shared) -> Result<(), String> {
     let plan = &shared.plan;
     let mut bench = Bench::new(plan).await?;
     let etcd = bench.pair.etcd().to_owned();
-    let options = Options { calls: plan.length, streams: has_streams(&etcd) };
+    let options = Options { calls: plan.length, modern: is_modern(&etcd) };
     let of = match &plan.place {
         Where::Started { subject, .. } => format!("{}, {} members", subject.strategy.as_deref().unwrap_or_default(), subject.members),
         Where::Running { subject, .. } => subject.join(","),
@@ -228,8 +233,8 @@ fn print(shared: &Shared, number: u64, calls: &[(usize, Call)], difference: &Dif
     println!("{text}");
 }
 
-/// Whether this etcd streams ranges: from 3.7 on.
-fn has_streams(version: &str) -> bool {
+/// Whether this etcd is 3.7 or later.
+fn is_modern(version: &str) -> bool {
     let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
     (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) >= (3, 7)
 }
@@ -239,8 +244,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranges_are_streamed_from_the_version_on_that_has_it() {
-        assert!(has_streams("3.7.3") && has_streams("3.10.0") && has_streams("4.0.0"));
-        assert!(!has_streams("3.6.16") && !has_streams("3.4.23") && !has_streams(""));
+    fn versions_are_compared_as_numbers() {
+        assert!(is_modern("3.7.3") && is_modern("3.10.0") && is_modern("4.0.0"));
+        assert!(!is_modern("3.6.16") && !is_modern("3.4.23") && !is_modern(""));
     }
 }

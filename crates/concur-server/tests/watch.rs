@@ -245,6 +245,56 @@ async fn a_quiet_watch_is_told_the_revision_if_it_asked() {
 }
 
 #[tokio::test]
+async fn thousands_of_watchers_on_one_stream_are_each_told_once() {
+    const WATCHERS: i64 = 4000;
+    const KEYS: i64 = 50;
+    let node = Node::start().await;
+    let mut kv = KvClient::new(node.channel().await);
+    let mut watches = Watches::open(node.channel().await).await;
+    for n in 0..WATCHERS {
+        assert_eq!(watches.create(watch(&format!("k{}", n % KEYS), "")).await.watch_id, n);
+    }
+    for n in 0..KEYS {
+        put(&mut kv, &format!("k{n}"), "v").await;
+    }
+    watches.ask(RequestUnion::ProgressRequest(pb::WatchProgressRequest {})).await;
+    let mut told = std::collections::BTreeSet::new();
+    loop {
+        let response = watches.next().await;
+        if response.watch_id == -1 {
+            assert_eq!(response.header.expect("a header").revision, 1 + KEYS);
+            break;
+        }
+        let [event] = &response.events[..] else { panic!("one event each: {response:?}") };
+        assert_eq!(event.kv.as_ref().expect("a key").key, format!("k{}", response.watch_id % KEYS));
+        assert!(told.insert(response.watch_id), "watcher {} was told twice", response.watch_id);
+    }
+    assert_eq!(told.len() as i64, WATCHERS, "progress came before the events");
+}
+
+#[tokio::test]
+async fn a_stream_with_a_watcher_that_is_behind_is_told_progress_only_behind_all_its_events() {
+    let node = Node::start_with(Setup { hub: HubLimits { slice_changes_max: 8, ..HubLimits::default() }, ..Setup::default() }).await;
+    let mut kv = KvClient::new(node.channel().await);
+    for n in 0..300 {
+        put(&mut kv, "k", &n.to_string()).await;
+    }
+    let mut watches = Watches::open(node.channel().await).await;
+    watches.ask(RequestUnion::CreateRequest(pb::WatchCreateRequest { start_revision: 2, ..watch("k", "") })).await;
+    watches.ask(RequestUnion::CreateRequest(watch("other", ""))).await;
+    watches.ask(RequestUnion::ProgressRequest(pb::WatchProgressRequest {})).await;
+    let mut last = 0;
+    loop {
+        let response = watches.next().await;
+        if response.watch_id == -1 {
+            assert_eq!((last, response.header.expect("a header").revision), (301, 301));
+            return;
+        }
+        last = response.events.last().map_or(last, |event| event.kv.as_ref().expect("a key").mod_revision);
+    }
+}
+
+#[tokio::test]
 async fn a_slow_reader_misses_nothing() {
     let node = Node::start().await;
     let mut kv = KvClient::new(node.channel().await);

@@ -10,7 +10,7 @@ use concur_proto::etcdserverpb::cluster_server::Cluster;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status};
 
-use super::{Etcd, refused};
+use super::{Etcd, errors, refused};
 use crate::door::{Level, Member};
 use crate::metrics::Call;
 use concur_core::Wire;
@@ -93,7 +93,7 @@ impl Etcd {
             return Ok(());
         }
         let member = status.members.iter().find(|member| member.id == target && !member.observer);
-        let Some(member) = member else { return Err(bad_transferee()) };
+        let Some(member) = member else { return Err(errors::BAD_TRANSFEREE.into()) };
         self.change(metadata, Change::Lead { id: member.number }).await.map(drop)
     }
 
@@ -120,7 +120,7 @@ impl Etcd {
     async fn member(&self, id: u64) -> Result<Member, Status> {
         let status = self.door.status().await.map_err(refused)?;
         let found = status.members.into_iter().find(|member| member.id == id);
-        found.ok_or_else(|| Status::not_found("etcdserver: member not found"))
+        found.ok_or_else(|| errors::MEMBER_NOT_FOUND.into())
     }
 
     async fn wire_members(&self) -> Result<Vec<pb::Member>, Status> {
@@ -154,7 +154,7 @@ fn settles(error: &ChangeError, waited: Duration) -> bool {
 
 /// The address of the first peer URL: `host:port`, with `https://` before it where that is how it is reached.
 fn address(urls: &[String]) -> Result<String, Status> {
-    let invalid = || Status::invalid_argument("etcdserver: given member URLs are invalid");
+    let invalid = || Status::from(errors::MEMBER_BAD_URLS);
     let url = urls.first().ok_or_else(invalid)?;
     let known = url.starts_with("http://") || concur_tls::is_tls(url);
     let sound =
@@ -162,23 +162,18 @@ fn address(urls: &[String]) -> Result<String, Status> {
     if sound { Ok(concur_tls::address(url)) } else { Err(invalid()) }
 }
 
-fn bad_transferee() -> Status {
-    Status::failed_precondition("etcdserver: bad leader transferee")
-}
-
 /// A refusal in etcd's words where it has some, else in ours.
 fn status_of(error: &ChangeError) -> Status {
-    match error {
-        ChangeError::NoMember { .. } => Status::not_found("etcdserver: member not found"),
-        ChangeError::AddressTaken { .. } => Status::failed_precondition("etcdserver: Peer URLs already exists"),
-        ChangeError::NameTaken { .. } => Status::failed_precondition("etcdserver: member ID already exist"),
-        ChangeError::NoQuorum { .. } => Status::unavailable("etcdserver: unhealthy cluster"),
-        ChangeError::Behind { .. } | ChangeError::NotSeen { .. } => {
-            Status::failed_precondition("etcdserver: can only promote a learner member which is in sync with leader")
-        }
-        ChangeError::Same { .. } => Status::failed_precondition("etcdserver: can only promote a learner member"),
-        ChangeError::NoVoter { .. } | ChangeError::NoLeader { .. } => bad_transferee(),
-        ChangeError::NotIn => Status::failed_precondition("etcdserver: rpc not supported for learner"),
-        other => Status::new(Code::FailedPrecondition, format!("concur: {other}")),
-    }
+    let known = match error {
+        ChangeError::NoMember { .. } => errors::MEMBER_NOT_FOUND,
+        ChangeError::AddressTaken { .. } => errors::PEER_URL_EXISTS,
+        ChangeError::NameTaken { .. } => errors::MEMBER_EXISTS,
+        ChangeError::NoQuorum { .. } => errors::UNHEALTHY,
+        ChangeError::Behind { .. } | ChangeError::NotSeen { .. } => errors::LEARNER_NOT_READY,
+        ChangeError::Same { .. } => errors::MEMBER_NOT_LEARNER,
+        ChangeError::NoVoter { .. } | ChangeError::NoLeader { .. } => errors::BAD_TRANSFEREE,
+        ChangeError::NotIn => errors::NOT_FOR_LEARNER,
+        other => return Status::new(Code::FailedPrecondition, format!("concur: {other}")),
+    };
+    known.into()
 }
