@@ -8,7 +8,10 @@
 //! The text is OpenMetrics, which older readers take as theirs. Bytes of clients are those on the wire, of all that they speak.
 //! Not here: traces and logs.
 
+mod ending;
 mod process;
+
+pub use ending::Ending;
 
 use std::fmt::Write as _;
 use std::future::Future;
@@ -24,7 +27,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
-use tonic::{Code, Status};
+use tonic::{Code, Response, Status};
 
 use crate::door::{Pulse, Status as NodeStatus};
 use crate::etcd::{ETCD_VERSION, Identity};
@@ -290,6 +293,21 @@ impl Metrics {
         let answer = answer.await;
         self.ended(call, answer.as_ref().err().map_or(Code::Ok, Status::code));
         answer
+    }
+
+    /// Counts a call that is answered by a stream, and how it ended, when it does.
+    pub async fn count_stream<S, F>(self: &Arc<Self>, call: Call, answer: F) -> Result<Response<Ending<S>>, Status>
+    where
+        F: Future<Output = Result<Response<S>, Status>>,
+    {
+        self.started[call as usize].inc();
+        match answer.await {
+            Ok(response) => Ok(response.map(|stream| Ending::new(stream, self.clone(), call))),
+            Err(status) => {
+                self.ended(call, status.code());
+                Err(status)
+            }
+        }
     }
 
     /// Counts the end of a call.

@@ -14,7 +14,14 @@
 //! A listener with TLS agrees on keys in the connection's own task, within a time; a caller that its certificate names is in the
 //! extensions of its requests ([`concur_tls::ClientName`]).
 //!
+//! A client that pings more often than [`ServeLimits::ping_apart_min`] is cut (`pings`).
+//!
 //! Requests' deadlines are not here: those belong to the services.
+
+mod counted;
+mod pings;
+
+pub use counted::Traffic;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -22,7 +29,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -34,12 +41,14 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::body::Body;
 use tower_service::Service;
+
+use counted::Counted;
+use pings::Pings;
 
 /// The future of an answer; what the generated services return.
 pub type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
@@ -76,6 +85,8 @@ pub struct ServeLimits {
     pub ping_interval: Duration,
     /// How long it may take to say so.
     pub ping_time_max: Duration,
+    /// How far apart a client's pings must be; zero: as it likes.
+    pub ping_apart_min: Duration,
     /// How long requests under way may take after the stop signal.
     pub drain_time_max: Duration,
 }
@@ -93,6 +104,7 @@ impl Default for ServeLimits {
             header_time_max: Duration::from_secs(10),
             ping_interval: Duration::from_secs(2 * 60 * 60),
             ping_time_max: Duration::from_secs(20),
+            ping_apart_min: Duration::from_secs(5),
             drain_time_max: Duration::from_secs(5),
         }
     }
@@ -107,25 +119,6 @@ pub struct Socket {
     pub tls: Option<Arc<ServerTls>>,
     /// What is counted of them.
     pub traffic: Arc<Traffic>,
-}
-
-/// Bytes that went over connections, TLS's own left out.
-#[derive(Debug, Default)]
-pub struct Traffic {
-    received: AtomicU64,
-    sent: AtomicU64,
-}
-
-impl Traffic {
-    /// Bytes that came.
-    pub fn received(&self) -> u64 {
-        self.received.load(Ordering::Relaxed)
-    }
-
-    /// Bytes that left.
-    pub fn sent(&self) -> u64 {
-        self.sent.load(Ordering::Relaxed)
-    }
 }
 
 /// Serves connections until `stop` holds true, then drains. Returns how many connections were cut at the deadline.
@@ -157,8 +150,16 @@ where
         let place = Place::take(&open);
         let number = place.number;
         let traffic = traffic.clone();
-        let connection =
-            Connection { traffic, stream, from, tls: tls.clone(), builder: builder.clone(), stop: stop.clone(), _place: place };
+        let connection = Connection {
+            traffic,
+            ping_apart_min: limits.ping_apart_min,
+            stream,
+            from,
+            tls: tls.clone(),
+            builder: builder.clone(),
+            stop: stop.clone(),
+            _place: place,
+        };
         if number < limits.connections_max {
             tasks.spawn(connection.run(service.clone()));
         } else if number < limits.connections_max + REFUSED_CONNECTIONS_MAX {
@@ -231,60 +232,12 @@ impl Drop for Place {
     }
 }
 
-/// A connection whose bytes are counted.
-struct Counted {
-    stream: Stream,
-    traffic: Arc<Traffic>,
-}
-
-impl AsyncRead for Counted {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let own = self.get_mut();
-        let before = into.filled().len();
-        let read = Pin::new(&mut own.stream).poll_read(cx, into);
-        own.traffic.received.fetch_add((into.filled().len() - before) as u64, Ordering::Relaxed);
-        read
-    }
-}
-
-impl Counted {
-    fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(Ok(bytes)) = written {
-            self.traffic.sent.fetch_add(bytes as u64, Ordering::Relaxed);
-        }
-        written
-    }
-}
-
-impl AsyncWrite for Counted {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.wrote(written)
-    }
-
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
-        self.wrote(written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
 struct Connection {
     stream: TcpStream,
     from: SocketAddr,
     tls: Option<Arc<ServerTls>>,
     traffic: Arc<Traffic>,
+    ping_apart_min: Duration,
     builder: Arc<Builder<TokioExecutor>>,
     stop: watch::Receiver<bool>,
     _place: Place,
@@ -316,7 +269,10 @@ impl Connection {
             }
             service.clone().call(request)
         });
-        let mut serving = pin!(self.builder.serve_connection(TokioIo::new(Counted { stream, traffic: self.traffic }), service));
+        let mut serving = pin!(
+            self.builder
+                .serve_connection(TokioIo::new(Counted { stream, traffic: self.traffic, pings: Pings::new(self.ping_apart_min) }), service)
+        );
         let ended = tokio::select! {
             ended = serving.as_mut() => ended,
             () = stopped(&mut self.stop) => {

@@ -106,6 +106,46 @@ async fn streams_are_lines() {
 }
 
 #[tokio::test]
+async fn services_are_listed_by_reflection() {
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+    use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
+    let node = Node::start().await;
+    let mut client = tonic::client::Grpc::new(node.channel().await);
+    client.ready().await.expect("a connection");
+    let ask = ServerReflectionRequest { host: String::new(), message_request: Some(MessageRequest::ListServices(String::new())) };
+    let codec = tonic_prost::ProstCodec::<ServerReflectionRequest, ServerReflectionResponse>::default();
+    let path = http::uri::PathAndQuery::from_static("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo");
+    let asked = tonic::Request::new(tokio_stream::iter([ask]));
+    let mut answers = client.streaming(asked, path, codec).await.expect("a stream").into_inner();
+    let answer = answers.message().await.expect("an answer").expect("one").message_response;
+    let Some(MessageResponse::ListServicesResponse(list)) = answer else { panic!("{answer:?}") };
+    for service in ["etcdserverpb.KV", "etcdserverpb.Watch", "grpc.health.v1.Health"] {
+        assert!(list.service.iter().any(|known| known.name == service), "{service} is not in {list:?}");
+    }
+}
+
+#[tokio::test]
+async fn open_streams_are_those_that_started_and_did_not_end() {
+    let node = Node::start().await;
+    let mut watching = TcpStream::connect(node.address).await.expect("a connection");
+    let body = json!({ "create_request": { "key": "dw==" } }).to_string();
+    let request = format!("POST /v3/watch HTTP/1.1\r\nHost: node\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    watching.write_all(request.as_bytes()).await.expect("the request is sent");
+    lines(&mut watching, 1).await;
+    let ended = r#"grpc_server_handled_total{grpc_type="bidi_stream",grpc_service="etcdserverpb.Watch",grpc_method="Watch",grpc_code="Canceled"} 1"#;
+    let started = r#"grpc_server_started_total{grpc_type="bidi_stream",grpc_service="etcdserverpb.Watch",grpc_method="Watch"} 1"#;
+    let page = common::get(&node, "/metrics").await.1;
+    assert!(page.contains(started) && !page.contains(ended), "{page}");
+    drop(watching);
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !common::get(&node, "/metrics").await.1.contains(ended) {
+        assert!(std::time::Instant::now() < until, "the stream's end is not counted");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
 async fn browsers_are_told_who_may_read() {
     let node = Node::start().await;
     let (status, head, _) = ask(&node, "OPTIONS", "/v3/kv/put", "Origin: http://page\r\n", "").await;

@@ -127,6 +127,7 @@ fn limits(settings: &Settings) -> Result<ServeLimits, String> {
         streams_max: settings.number("max-concurrent-streams")?,
         ping_interval: duration(settings, "grpc-keepalive-interval")?,
         ping_time_max: duration(settings, "grpc-keepalive-timeout")?,
+        ping_apart_min: duration(settings, "grpc-keepalive-min-time")?,
         ..ServeLimits::default()
     })
 }

@@ -32,6 +32,9 @@ pub(crate) struct FrontFlags {
     /// How long it may take to say so
     #[arg(long, env = "CONCUR_GRPC_KEEPALIVE_TIMEOUT", value_parser = time, value_name = "TIME", default_value = "20s")]
     grpc_keepalive_timeout: Duration,
+    /// How far apart a client's pings must be; one that pings more often is cut; 0s: as it likes
+    #[arg(long, env = "CONCUR_GRPC_KEEPALIVE_MIN_TIME", value_parser = time, value_name = "TIME", default_value = "5s")]
+    grpc_keepalive_min_time: Duration,
     /// How often a watcher that asked for it is told the revision when nothing happens
     #[arg(long, env = "CONCUR_WATCH_PROGRESS_NOTIFY_INTERVAL", value_parser = time, value_name = "TIME", default_value = "10min")]
     watch_progress_notify_interval: Duration,
@@ -50,6 +53,7 @@ impl FrontFlags {
             streams_max: self.max_concurrent_streams,
             ping_interval: self.grpc_keepalive_interval,
             ping_time_max: self.grpc_keepalive_timeout,
+            ping_apart_min: self.grpc_keepalive_min_time,
             ..ServeLimits::default()
         };
         serving.notify_interval = Some(self.watch_progress_notify_interval);

@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{Caller, Etcd, errors, unexpected};
 use crate::door::Level;
-use crate::metrics::Call;
+use crate::metrics::{Call, Ending};
 
 /// How often another id is tried when a random one is taken.
 const ID_ATTEMPTS_MAX: usize = 4;
@@ -24,7 +24,7 @@ const RENEWALS_MAX: usize = 1024;
 
 #[tonic::async_trait]
 impl Lease for Etcd {
-    type LeaseKeepAliveStream = KeepAlive;
+    type LeaseKeepAliveStream = Ending<KeepAlive>;
 
     async fn lease_grant(&self, request: Request<pb::LeaseGrantRequest>) -> Result<Response<pb::LeaseGrantResponse>, Status> {
         self.metrics.count(Call::LeaseGrant, self.do_grant(request)).await
@@ -38,7 +38,7 @@ impl Lease for Etcd {
         &self,
         request: Request<Streaming<pb::LeaseKeepAliveRequest>>,
     ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
-        self.metrics.count(Call::LeaseKeepAlive, self.do_keep_alive(request)).await
+        self.metrics.count_stream(Call::LeaseKeepAlive, self.do_keep_alive(request)).await
     }
 
     async fn lease_time_to_live(
@@ -84,10 +84,7 @@ impl Etcd {
     }
 
     /// Renews what the client asked for so far in one command, then what it asked for meanwhile; no task stands behind the stream.
-    async fn do_keep_alive(
-        &self,
-        request: Request<Streaming<pb::LeaseKeepAliveRequest>>,
-    ) -> Result<Response<<Self as Lease>::LeaseKeepAliveStream>, Status> {
+    async fn do_keep_alive(&self, request: Request<Streaming<pb::LeaseKeepAliveRequest>>) -> Result<Response<KeepAlive>, Status> {
         let leader = super::wants_leader(request.metadata());
         self.caller(request.metadata())?;
         let (etcd, asked) = (self.clone(), request.into_inner());

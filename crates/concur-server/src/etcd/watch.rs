@@ -15,7 +15,7 @@ use tonic::server::{Grpc, StreamingService};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Etcd, errors, refused, wants_leader};
-use crate::metrics::Call;
+use crate::metrics::{Call, Ending};
 use crate::serve::Answering;
 use crate::watch::{Ask, Create, Encoded, Inlet, StreamId, WatchRequest, queue};
 
@@ -38,12 +38,12 @@ struct WatchService(Etcd);
 
 impl StreamingService<PbRequest> for WatchService {
     type Response = Encoded;
-    type ResponseStream = Inlet;
-    type Future = std::pin::Pin<Box<dyn Future<Output = Result<Response<Inlet>, Status>> + Send>>;
+    type ResponseStream = Ending<Inlet>;
+    type Future = std::pin::Pin<Box<dyn Future<Output = Result<Response<Ending<Inlet>>, Status>> + Send>>;
 
     fn call(&mut self, request: Request<Streaming<PbRequest>>) -> Self::Future {
         let etcd = self.0.clone();
-        Box::pin(async move { etcd.metrics.count(Call::Watch, etcd.do_watch(request)).await })
+        Box::pin(async move { etcd.metrics.count_stream(Call::Watch, etcd.do_watch(request)).await })
     }
 }
 

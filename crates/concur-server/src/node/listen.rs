@@ -82,6 +82,7 @@ pub(super) fn peer_limits() -> ServeLimits {
         stream_window_bytes: 16 << 20,
         connection_window_bytes: 32 << 20,
         frame_bytes_max: 1 << 20,
+        ping_apart_min: Duration::ZERO,
         drain_time_max: Duration::ZERO,
         ..ServeLimits::default()
     }
