@@ -20,7 +20,7 @@ use concur_server::etcd::errors::{self, EtcdError};
 use concur_server::etcd::{Etcd, EtcdLimits};
 use concur_server::front::Front;
 use concur_server::metrics::{Labels, Metrics};
-use concur_server::serve::{ServeLimits, serve};
+use concur_server::serve::{ServeLimits, Socket, serve};
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
@@ -72,7 +72,7 @@ async fn refusing(refusal: Refusal, change: Option<ChangeError>) -> Channel {
     let (stop, stopped) = tokio::sync::watch::channel(false);
     tokio::spawn(async move {
         let _stop = stop;
-        serve(listener, front, ServeLimits::default(), stopped).await
+        serve(Socket { listener, tls: None, traffic: Arc::default() }, front, ServeLimits::default(), stopped).await
     });
     Channel::from_shared(format!("http://{address}")).expect("a URL").connect().await.expect("a connection")
 }
@@ -89,7 +89,7 @@ async fn refuse(mut jobs: Jobs, refusal: Refusal, change: Option<ChangeError>) {
                 drop(asked.reply.send(Ok((outcome.to_bytes(), stamp))));
             }
             Job::Status(reply) => drop(reply.send(NodeStatus { leader: 1, members: vec![member.clone()], ..NodeStatus::default() })),
-            Job::Watch(_) => {}
+            Job::Watch(_) | Job::Kept { .. } => {}
             Job::Upkeep(_, reply) => drop(reply.send(Err(refusal))),
         }
     }

@@ -2,7 +2,7 @@
 
 use super::flags::Settings;
 use crate::exit::Failure;
-use crate::serve::{self, go_duration, Launch};
+use crate::serve::{self, Launch, go_duration};
 use concur::{HttpRules, Member, Security, ServeLimits, Serving, System, TlsOptions, Version};
 use std::path::PathBuf;
 use std::time::Duration;

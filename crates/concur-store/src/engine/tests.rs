@@ -191,9 +191,10 @@ fn compaction_gives_space_back_but_not_while_a_view_is_held() {
     let mut engine = RedbEngine::open(&path, CACHE_BYTES).expect("opens");
     let large = "v".repeat(100_000);
     let keys: Vec<String> = (0..200).map(|i| format!("{i:04}")).collect();
-    let all = |value| keys.iter().map(|key| (key.as_str(), value)).collect::<Vec<_>>();
-    engine.apply(&[write(G, &all(Some(&large)), "m1")], true).expect("applies");
-    engine.apply(&[write(G, &all(None), "m2"), write(G, &[("left", Some("1"))], "m3")], true).expect("applies");
+    let large: Vec<_> = keys.iter().map(|key| (key.as_str(), Some(large.as_str()))).collect();
+    let gone: Vec<_> = keys.iter().map(|key| (key.as_str(), None)).collect();
+    engine.apply(&[write(G, &large, "m1")], true).expect("applies");
+    engine.apply(&[write(G, &gone, "m2"), write(G, &[("left", Some("1"))], "m3")], true).expect("applies");
     let bytes_now = || std::fs::metadata(&path).expect("is there").len();
     let before = bytes_now();
     let view = engine.reader().view(G).expect("views").expect("there is a state");
