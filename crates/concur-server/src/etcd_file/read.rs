@@ -250,7 +250,7 @@ fn read_meta<R: Read + Seek>(reader: &mut Reader<R>) -> Result<Meta, FileError> 
 fn refuse_auth<R: Read + Seek>(reader: &mut Reader<R>) -> Result<(), FileError> {
     for entry in reader.bucket(AUTH)?.into_iter().flatten() {
         let (key, value) = entry?;
-        if key == &b"authEnabled"[..] && value == &[1][..] {
+        if &key[..] == b"authEnabled" && value[..] == [1] {
             return Err(FileError::Auth);
         }
     }

@@ -166,9 +166,12 @@ fn a_hash_is_compared_unless_told_otherwise() {
     assert_eq!(examine(Cursor::new(&other), skip).unwrap().revision, 14);
 }
 
+/// A bucket and its entries.
+type Bucket<'b> = (&'b [u8], &'b [(&'b [u8], &'b [u8])]);
+
 /// A file with these entries of these buckets.
-fn file_of(buckets: &[(&[u8], &[(&[u8], &[u8])])]) -> Vec<u8> {
-    fn fill<W: std::io::Write>(mut writer: Writer<W>, buckets: &[(&[u8], &[(&[u8], &[u8])])]) -> (concur_bolt::Layout, W) {
+fn file_of(buckets: &[Bucket<'_>]) -> Vec<u8> {
+    fn fill<W: std::io::Write>(mut writer: Writer<W>, buckets: &[Bucket<'_>]) -> (concur_bolt::Layout, W) {
         for (name, entries) in buckets {
             let mut bucket = writer.bucket(name);
             entries.iter().for_each(|(key, value)| bucket.put(key, value).unwrap());
@@ -184,8 +187,8 @@ fn file_of(buckets: &[(&[u8], &[(&[u8], &[u8])])]) -> Vec<u8> {
 
 #[test]
 fn what_cannot_be_kept_or_contradicts_itself_is_refused() {
-    let refused = |buckets: &[(&[u8], &[(&[u8], &[u8])])]| examine(Cursor::new(file_of(buckets)), taken()).unwrap_err().to_string();
-    let empty: (&[u8], &[(&[u8], &[u8])]) = (KEY, &[]);
+    let refused = |buckets: &[Bucket<'_>]| examine(Cursor::new(file_of(buckets)), taken()).unwrap_err().to_string();
+    let empty: Bucket<'_> = (KEY, &[]);
     let (put, later) = (revision_key(Revision(2), 0), revision_key(Revision(4), 0));
     // A key `k` that was created and written at revision 2, and at 4.
     let (two, four): (&[u8], &[u8]) = (&[10, 1, b'k', 16, 2, 24, 2, 32, 1], &[10, 1, b'k', 16, 4, 24, 4, 32, 1]);
