@@ -1,4 +1,4 @@
-//! etcd's API as JSON over plain HTTP: what grpc-gateway makes of it, under `/v3/`.
+//! etcd's API as JSON over plain HTTP: what grpc-gateway makes of it, under `/v3/`, and under its older name `/v3beta/`.
 //!
 //! A request becomes a call of the same services that gRPC clients reach, in this process: its body is read by the call's descriptor into
 //! a message (`json`), framed, and handed to the [`Front`] with the headers that name the caller; the answer's frames come back as JSON.
@@ -43,7 +43,7 @@ const LARGE_BYTES: usize = 64 << 10;
 
 /// Whether a path is the gateway's.
 pub(crate) fn serves(path: &str) -> bool {
-    path.starts_with("/v3/")
+    path.starts_with("/v3/") || path.starts_with("/v3beta/")
 }
 
 /// Answers a request under `/v3/`.

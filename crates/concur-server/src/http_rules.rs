@@ -40,7 +40,7 @@ impl HttpRules {
                 return Some(text(StatusCode::MISDIRECTED_REQUEST, "text/plain; charset=utf-8", why));
             }
         }
-        if !self.gateway && request.uri().path().starts_with("/v3/") {
+        if !self.gateway && crate::gateway::serves(request.uri().path()) {
             return Some(text(StatusCode::NOT_FOUND, "text/plain; charset=utf-8", "404 page not found\n"));
         }
         if request.method() != Method::OPTIONS {

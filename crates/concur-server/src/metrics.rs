@@ -155,6 +155,10 @@ pub struct Metrics {
     pub slow_watchers: Gauge,
     /// Events handed to watch streams.
     pub watch_events: Counter,
+    /// How often `/health` said that all is well, and that it is not; etcd's names have no suffix.
+    pub health_successes: Gauge,
+    /// The other.
+    pub health_failures: Gauge,
 }
 
 /// What is set when the page is asked for.
@@ -218,6 +222,8 @@ impl Metrics {
             watchers: Gauge::default(),
             slow_watchers: Gauge::default(),
             watch_events: Counter::default(),
+            health_successes: Gauge::default(),
+            health_failures: Gauge::default(),
             registry,
         };
         metrics.register(identity, labels)
@@ -255,7 +261,7 @@ impl Metrics {
         registry.register("etcd_server_quota_backend_bytes", "The store's quota", states.quota.clone());
         registry.register("etcd_mvcc_db_total_size_in_bytes", "Storage on disk", states.storage.clone());
         registry.register("etcd_mvcc_db_total_size_in_use_in_bytes", "Storage in use", states.storage_used.clone());
-        registry.register("etcd_debugging_mvcc_keys", "Keys in the store", states.keys.clone());
+        registry.register("etcd_debugging_mvcc_keys_total", "Keys in the store", states.keys.clone());
         registry.register("etcd_debugging_mvcc_current_revision", "The current revision", states.revision.clone());
         registry.register("etcd_debugging_mvcc_compact_revision", "The compacted revision", states.compacted.clone());
         registry.register("etcd_network_client_grpc_received_bytes", "Bytes received from clients", states.client_received.clone());
@@ -269,6 +275,8 @@ impl Metrics {
         states.process.register(registry);
         let id = format!("{:x}", identity.member);
         registry.register("etcd_server_id", "The member's id", one(vec![("server_id", id)]));
+        let cluster = ETCD_VERSION.rsplit_once('.').map_or(ETCD_VERSION, |(minor, _)| minor).to_owned();
+        registry.register("etcd_cluster_version", "The API's version, without its last number", one(vec![("cluster_version", cluster)]));
         registry.register("etcd_server_version", "The API's version", one(vec![("server_version", ETCD_VERSION.to_owned())]));
     }
 
@@ -278,9 +286,11 @@ impl Metrics {
         registry.register("etcd_network_peer_round_trip_time_seconds", "Round trips to peers", self.peer_round_trip_seconds.clone());
         registry.register("etcd_network_peer_sent_bytes", "Bytes sent to peers", self.peer_sent_bytes.clone());
         registry.register("etcd_network_peer_received_bytes", "Bytes received from peers", self.peer_received_bytes.clone());
-        registry.register("etcd_debugging_mvcc_watch_stream", "Watch streams open", self.watch_streams.clone());
-        registry.register("etcd_debugging_mvcc_watcher", "Watchers", self.watchers.clone());
-        registry.register("etcd_debugging_mvcc_slow_watcher", "Watchers behind", self.slow_watchers.clone());
+        registry.register("etcd_debugging_mvcc_watch_stream_total", "Watch streams open", self.watch_streams.clone());
+        registry.register("etcd_debugging_mvcc_watcher_total", "Watchers", self.watchers.clone());
+        registry.register("etcd_debugging_mvcc_slow_watcher_total", "Watchers behind", self.slow_watchers.clone());
+        registry.register("etcd_server_health_success", "Checks of health that passed", self.health_successes.clone());
+        registry.register("etcd_server_health_failures", "Checks of health that did not", self.health_failures.clone());
         registry.register("etcd_debugging_mvcc_events", "Events handed to watch streams", self.watch_events.clone());
     }
 

@@ -96,8 +96,14 @@ type Check = (&'static str, Result<(), String>);
 
 async fn health(etcd: &Etcd, asked: &Asked) -> Response<Body> {
     match unhealthy(etcd, asked).await {
-        Some(reason) => text(StatusCode::SERVICE_UNAVAILABLE, JSON, health_json("false", &reason)),
-        None => text(StatusCode::OK, JSON, health_json("true", "")),
+        Some(reason) => {
+            etcd.metrics.health_failures.inc();
+            text(StatusCode::SERVICE_UNAVAILABLE, PLAIN, health_json("false", &reason))
+        }
+        None => {
+            etcd.metrics.health_successes.inc();
+            text(StatusCode::OK, PLAIN, health_json("true", ""))
+        }
     }
 }
 

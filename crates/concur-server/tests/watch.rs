@@ -306,13 +306,13 @@ async fn a_slow_reader_misses_nothing() {
         put(&mut kv, "k", &value).await;
     }
     let (_, page) = common::get(&node, "/metrics").await;
-    assert!(page.contains("etcd_debugging_mvcc_slow_watcher 1\n"), "it is behind");
+    assert!(page.contains("etcd_debugging_mvcc_slow_watcher_total 1\n"), "it is behind");
     let revisions: Vec<i64> = watches.events(120).await.into_iter().map(|event| event.3).collect();
     assert_eq!(revisions, (2..122).collect::<Vec<_>>());
     put(&mut kv, "k", "last").await;
     assert_eq!(watches.events(1).await, [event(0, "k", "last", 122)]);
     let (_, page) = common::get(&node, "/metrics").await;
-    assert!(page.contains("etcd_debugging_mvcc_slow_watcher 0\n"), "it is not behind any more");
+    assert!(page.contains("etcd_debugging_mvcc_slow_watcher_total 0\n"), "it is not behind any more");
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ pub(super) struct Call {
 
 /// The call of a path.
 pub(super) fn find(path: &str) -> Option<Call> {
-    let path = path.strip_prefix("/v3/")?;
+    let path = path.strip_prefix("/v3/").or_else(|| path.strip_prefix("/v3beta/"))?;
     let (_, service, method) = PATHS.iter().find(|(known, ..)| *known == path)?;
     let found = POOL.as_ref()?.get_service_by_name(service)?.methods().find(|found| found.name() == *method)?;
     Some(Call {

@@ -26,6 +26,8 @@ impl Process {
         registry.register("process_virtual_memory_bytes", "Address space of the process", self.virtual_size.clone());
         registry.register("process_open_fds", "Open descriptors of the process", self.descriptors.clone());
         registry.register("process_max_fds", "Descriptors that the process may open", self.descriptors_max.clone());
+        registry.register("os_fd_used", "Open descriptors of the process", self.descriptors.clone());
+        registry.register("os_fd_limit", "Descriptors that the process may open", self.descriptors_max.clone());
         registry.register("process_start_time_seconds", "When the process started, since 1970", self.started.clone());
         registry.register("process_cpu_seconds", "Time on processors, in programs and in the kernel", self.cpu.clone());
     }

@@ -11,7 +11,7 @@ use concur_tls::{ServerTls, TlsError, host_port, is_tls};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use std::convert::Infallible;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -37,7 +37,10 @@ impl Listeners {
                 (true, Some(tls)) => Some(tls.clone()),
                 (true, None) => return Err(TlsError::NoCertificate { address: address.to_owned(), whom: "it", prefix: "" }.into()),
             };
-            let socket = TcpListener::bind(host_port(address)).map_err(refused)?;
+            let mut places: Vec<SocketAddr> = host_port(address).to_socket_addrs().map_err(refused)?.collect();
+            // A name such as localhost is listened on where most look for it.
+            places.sort_by_key(SocketAddr::is_ipv6);
+            let socket = TcpListener::bind(&places[..]).map_err(refused)?;
             socket.set_nonblocking(true).map_err(refused)?;
             sockets.push((socket, own));
         }
