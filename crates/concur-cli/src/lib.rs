@@ -1,7 +1,7 @@
 //! The programs: `concur`, and `etcd`, which starts a node as etcd is started.
 //!
 //! One tree of commands, a module a family. Each command prints its data on standard output, in the form that `-o` chooses, and
-//! everything else on standard error, and ends with one of the codes of [`exit::Exit`]. A flag's value comes from the command
+//! everything else on standard error, and ends with one of the codes of `exit::Exit`. A flag's value comes from the command
 //! line, else from its `CONCUR_*` variable, else from its default.
 //!
 //! What is not here: what the commands do beyond asking and printing. The libraries do that.
