@@ -121,9 +121,7 @@ impl Turns {
                     return Ok((answer.kvs.into_iter().next(), header));
                 }
                 Ok(_) => return Err(unexpected()),
-                Err(status) if status.code() == Code::Unavailable && status.message() != errors::STOPPED.text => {
-                    tokio::time::sleep(AGAIN_AFTER).await;
-                }
+                Err(status) if passes(&status) => tokio::time::sleep(AGAIN_AFTER).await,
                 Err(status) => return Err(status),
             }
         }
@@ -242,6 +240,11 @@ pub(super) fn found(reply: Option<&OpReply>) -> Option<&KeyValue> {
         Some(OpReply::Range(range)) => range.kvs.first(),
         _ => None,
     }
+}
+
+/// Whether another leader may do better.
+fn passes(status: &Status) -> bool {
+    [errors::NO_LEADER, errors::LEADER_CHANGED, errors::TIMED_OUT].iter().any(|error| error.text == status.message())
 }
 
 /// A response as it was encoded for the wire. One that ends the watch is a refusal.
