@@ -295,6 +295,30 @@ async fn a_stream_with_a_watcher_that_is_behind_is_told_progress_only_behind_all
 }
 
 #[tokio::test]
+async fn progress_asked_for_before_does_not_overtake_the_history_of_a_watcher_created_since() {
+    let node = Node::start().await;
+    let mut kv = KvClient::new(node.channel().await);
+    for n in 0..3 {
+        put(&mut kv, "k", &n.to_string()).await;
+    }
+    let mut watches = Watches::open(node.channel().await).await;
+    watches.create(pb::WatchCreateRequest { start_revision: 6, ..watch("later", "") }).await;
+    watches.ask(RequestUnion::ProgressRequest(pb::WatchProgressRequest {})).await;
+    // Its answer says that the request was read: it waits for the watcher that begins in the future.
+    watches.create(watch("other", "")).await;
+    assert_eq!(put(&mut kv, "x", "").await, 5);
+    watches.ask(RequestUnion::CreateRequest(pb::WatchCreateRequest { start_revision: 2, ..watch("k", "") })).await;
+    let (mut created, mut progress, mut last) = (false, false, 0);
+    while !progress || last < 4 {
+        let response = watches.next().await;
+        created |= response.created;
+        progress |= response.watch_id == -1;
+        assert!(!(created && response.watch_id == -1 && last < 4), "progress up to {:?} came before the event of revision 2", response.header);
+        last = response.events.last().map_or(last, |event| event.kv.as_ref().expect("a key").mod_revision);
+    }
+}
+
+#[tokio::test]
 async fn a_slow_reader_misses_nothing() {
     let node = Node::start().await;
     let mut kv = KvClient::new(node.channel().await);

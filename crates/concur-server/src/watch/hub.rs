@@ -277,7 +277,6 @@ impl Hub {
         let Create { no_put, no_delete, prev_kv, fragment, notify, .. } = create;
         let watcher = Watcher { stream, id, interest, no_put, no_delete, prev_kv, fragment, notify, next, heard: None };
         self.metrics.watchers.inc();
-        self.answer(stream, WatchResponse { created: true, ..response(self.header(), id) });
         if next > self.revision {
             self.index.insert(&watcher.interest, key);
         } else {
@@ -286,6 +285,8 @@ impl Hub {
             self.metrics.slow_watchers.inc();
         }
         self.watchers.insert(key, watcher);
+        // The answer may let go of progress that was asked for before: it must know that this watcher is behind.
+        self.answer(stream, WatchResponse { created: true, ..response(self.header(), id) });
         self.catch_up(kv);
     }
 
