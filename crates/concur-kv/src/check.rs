@@ -26,6 +26,10 @@ pub fn check(command: &Command, txn_ops_max: usize) -> Result<(), KvError> {
         Command::LeaseGrant { id: LeaseId::NONE, .. } => Err(KvError::LeaseNotFound),
         Command::LeaseGrant { ttl_s, .. } if *ttl_s > LEASE_TTL_MAX_S => Err(KvError::LeaseTtlTooLarge),
         Command::Read(query) => check_query(query, txn_ops_max),
+        Command::As { command, .. } => match **command {
+            Command::As { .. } => Err(KvError::Malformed),
+            ref command => check(command, txn_ops_max),
+        },
         _ => Ok(()),
     }
 }

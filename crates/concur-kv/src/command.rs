@@ -1,7 +1,9 @@
 //! What is asked of the store: commands, which are decided and executed everywhere, and queries, which one replica answers.
 //!
-//! Plain data with a compact encoding. The first byte is the format's version; a node reads every version before its own.
+//! Plain data with a compact encoding. The first byte is the format's version; a node reads every version before its own. What has to
+//! do with users and roles is written in the second version, everything else as before there were any.
 
+use crate::auth::{Asker, AuthCommand, COMMAND_AS, QUERY_AS, put_account};
 use crate::{LeaseId, Revision};
 use bytes::Bytes;
 use concur_core::wire::put_varint;
@@ -9,6 +11,11 @@ use concur_core::{Malformed, Reader, Wire, wire_enum, wire_struct};
 
 /// The version of the encoding of commands, queries and their answers.
 pub(crate) const FORMAT: u8 = 1;
+
+/// The version that knows users and roles.
+pub(crate) const FORMAT_AUTH: u8 = 2;
+
+const AUTH: u8 = 14;
 
 /// A change to be decided, and executed by every replica in the order decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,6 +77,15 @@ pub enum Command {
     Forget,
     /// A read that is decided like a command.
     Read(Query),
+    /// A change of users and roles.
+    Auth(AuthCommand),
+    /// A command on somebody's account. It is not on another's again.
+    As {
+        /// Who asks.
+        asker: Asker,
+        /// For what.
+        command: Box<Command>,
+    },
 }
 
 /// A question that one replica answers from its state.
@@ -98,6 +114,29 @@ pub enum Query {
     HashAt {
         /// Which; 0 is the current one.
         revision: Revision,
+    },
+    /// A user's roles.
+    User {
+        /// The name.
+        name: String,
+    },
+    /// The names of all users.
+    Users,
+    /// What a role permits.
+    Role {
+        /// The name.
+        name: String,
+    },
+    /// The names of all roles.
+    Roles,
+    /// Whether auth is on.
+    AuthStatus,
+    /// A query on somebody's account. It is not on another's again.
+    As {
+        /// Who asks.
+        asker: Asker,
+        /// For what.
+        query: Box<Query>,
     },
 }
 
@@ -431,7 +470,17 @@ impl RangeQuery {
 
 impl Wire for Command {
     fn put(&self, out: &mut Vec<u8>) {
-        out.push(FORMAT);
+        match self {
+            Self::Auth(command) => {
+                out.push(FORMAT_AUTH);
+                return tagged(AUTH, command, out);
+            }
+            Self::As { asker, command } => {
+                put_account(COMMAND_AS, asker, out);
+                return command.put(out);
+            }
+            _ => out.push(FORMAT),
+        }
         match self {
             Self::Put(put) => tagged(0, put, out),
             Self::DeleteRange(delete) => tagged(1, delete, out),
@@ -447,35 +496,48 @@ impl Wire for Command {
             Self::SetQuota { quota_bytes } => tagged(11, quota_bytes, out),
             Self::Forget => out.push(12),
             Self::Read(query) => tagged(13, query, out),
+            Self::Auth(_) | Self::As { .. } => {}
         }
     }
     fn get(r: &mut Reader) -> Result<Self, Malformed> {
-        if r.byte()? != FORMAT {
-            return Err(Malformed { what: "version of a command" });
-        }
-        Ok(match r.byte()? {
-            0 => Self::Put(Wire::get(r)?),
-            1 => Self::DeleteRange(Wire::get(r)?),
-            2 => Self::Txn(Wire::get(r)?),
-            3 => Self::Compact { revision: Wire::get(r)? },
-            4 => Self::LeaseGrant { id: Wire::get(r)?, ttl_s: Wire::get(r)? },
-            5 => Self::LeaseRevoke { id: Wire::get(r)? },
-            6 => Self::LeaseRenew { ids: Wire::get(r)? },
-            7 => Self::LeaseExpire { leases: Wire::get(r)? },
-            8 => Self::LeaseGrace { by_ms: Wire::get(r)? },
-            9 => Self::AlarmArm { alarm: Wire::get(r)? },
-            10 => Self::AlarmDisarm { alarm: Wire::get(r)? },
-            11 => Self::SetQuota { quota_bytes: Wire::get(r)? },
-            12 => Self::Forget,
-            13 => Self::Read(Wire::get(r)?),
-            _ => return Err(Malformed { what: "command" }),
+        Self::read(r, true)
+    }
+}
+
+impl Command {
+    fn read(r: &mut Reader, outermost: bool) -> Result<Self, Malformed> {
+        let (format, tag) = (r.byte()?, r.byte()?);
+        Ok(match (format, tag) {
+            (FORMAT, 0) => Self::Put(Wire::get(r)?),
+            (FORMAT, 1) => Self::DeleteRange(Wire::get(r)?),
+            (FORMAT, 2) => Self::Txn(Wire::get(r)?),
+            (FORMAT, 3) => Self::Compact { revision: Wire::get(r)? },
+            (FORMAT, 4) => Self::LeaseGrant { id: Wire::get(r)?, ttl_s: Wire::get(r)? },
+            (FORMAT, 5) => Self::LeaseRevoke { id: Wire::get(r)? },
+            (FORMAT, 6) => Self::LeaseRenew { ids: Wire::get(r)? },
+            (FORMAT, 7) => Self::LeaseExpire { leases: Wire::get(r)? },
+            (FORMAT, 8) => Self::LeaseGrace { by_ms: Wire::get(r)? },
+            (FORMAT, 9) => Self::AlarmArm { alarm: Wire::get(r)? },
+            (FORMAT, 10) => Self::AlarmDisarm { alarm: Wire::get(r)? },
+            (FORMAT, 11) => Self::SetQuota { quota_bytes: Wire::get(r)? },
+            (FORMAT, 12) => Self::Forget,
+            (FORMAT, 13) => Self::Read(Query::read(r, false)?),
+            (FORMAT_AUTH, AUTH) => Self::Auth(Wire::get(r)?),
+            (FORMAT_AUTH, COMMAND_AS) if outermost => Self::As { asker: Wire::get(r)?, command: Box::new(Self::read(r, false)?) },
+            (FORMAT | FORMAT_AUTH, _) => return Err(Malformed { what: "command" }),
+            _ => return Err(Malformed { what: "version of a command" }),
         })
     }
 }
 
 impl Wire for Query {
     fn put(&self, out: &mut Vec<u8>) {
-        out.push(FORMAT);
+        let auth = matches!(self, Self::User { .. } | Self::Users | Self::Role { .. } | Self::Roles | Self::AuthStatus);
+        if let Self::As { asker, query } = self {
+            put_account(QUERY_AS, asker, out);
+            return query.put(out);
+        }
+        out.push(if auth { FORMAT_AUTH } else { FORMAT });
         match self {
             Self::Range(range) => tagged(0, range, out),
             Self::Txn(txn) => tagged(1, txn, out),
@@ -484,21 +546,38 @@ impl Wire for Query {
             Self::Alarms => out.push(4),
             Self::Status => out.push(5),
             Self::HashAt { revision } => tagged(6, revision, out),
+            Self::User { name } => tagged(7, name, out),
+            Self::Users => out.push(8),
+            Self::Role { name } => tagged(9, name, out),
+            Self::Roles => out.push(10),
+            Self::AuthStatus => out.push(11),
+            Self::As { .. } => {}
         }
     }
     fn get(r: &mut Reader) -> Result<Self, Malformed> {
-        if r.byte()? != FORMAT {
-            return Err(Malformed { what: "version of a query" });
-        }
-        Ok(match r.byte()? {
-            0 => Self::Range(Wire::get(r)?),
-            1 => Self::Txn(Wire::get(r)?),
-            2 => Self::LeaseTimeToLive { id: Wire::get(r)?, keys: Wire::get(r)?, now_ms: Wire::get(r)? },
-            3 => Self::Leases,
-            4 => Self::Alarms,
-            5 => Self::Status,
-            6 => Self::HashAt { revision: Wire::get(r)? },
-            _ => return Err(Malformed { what: "query" }),
+        Self::read(r, true)
+    }
+}
+
+impl Query {
+    fn read(r: &mut Reader, outermost: bool) -> Result<Self, Malformed> {
+        let (format, tag) = (r.byte()?, r.byte()?);
+        Ok(match (format, tag) {
+            (FORMAT, 0) => Self::Range(Wire::get(r)?),
+            (FORMAT, 1) => Self::Txn(Wire::get(r)?),
+            (FORMAT, 2) => Self::LeaseTimeToLive { id: Wire::get(r)?, keys: Wire::get(r)?, now_ms: Wire::get(r)? },
+            (FORMAT, 3) => Self::Leases,
+            (FORMAT, 4) => Self::Alarms,
+            (FORMAT, 5) => Self::Status,
+            (FORMAT, 6) => Self::HashAt { revision: Wire::get(r)? },
+            (FORMAT_AUTH, 7) => Self::User { name: Wire::get(r)? },
+            (FORMAT_AUTH, 8) => Self::Users,
+            (FORMAT_AUTH, 9) => Self::Role { name: Wire::get(r)? },
+            (FORMAT_AUTH, 10) => Self::Roles,
+            (FORMAT_AUTH, 11) => Self::AuthStatus,
+            (FORMAT_AUTH, QUERY_AS) if outermost => Self::As { asker: Wire::get(r)?, query: Box::new(Self::read(r, false)?) },
+            (FORMAT | FORMAT_AUTH, _) => return Err(Malformed { what: "query" }),
+            _ => return Err(Malformed { what: "version of a query" }),
         })
     }
 }
@@ -516,6 +595,7 @@ wire_enum!(AlarmKind { 0 => NoSpace, 1 => Corrupt });
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Access, AuthRevision, Permission};
 
     fn samples() -> Vec<Command> {
         let key = Bytes::from_static(b"key");
@@ -566,6 +646,31 @@ mod tests {
             Command::Read(Query::Alarms),
             Command::Read(Query::Status),
             Command::Read(Query::HashAt { revision: Revision(3) }),
+            Command::Read(Query::User { name: "alice".into() }),
+            Command::Read(Query::AuthStatus),
+        ]
+        .into_iter()
+        .chain(auth_samples().into_iter().map(Command::Auth))
+        .chain([Command::Forget.by_node()])
+        .collect()
+    }
+
+    fn auth_samples() -> Vec<AuthCommand> {
+        let (name, role, key) = ("alice".to_owned(), "readers".to_owned(), Bytes::from_static(b"k"));
+        let permission = Permission { access: Access::ReadWrite, key: key.clone(), range_end: Bytes::from_static(b"\0") };
+        vec![
+            AuthCommand::Enable,
+            AuthCommand::Disable,
+            AuthCommand::Authenticate { user: name.clone(), token: key.clone(), revision: AuthRevision(300) },
+            AuthCommand::UserAdd { name: name.clone(), password: key.clone(), no_password: true },
+            AuthCommand::UserDelete { name: name.clone() },
+            AuthCommand::UserChangePassword { name: name.clone(), password: key.clone() },
+            AuthCommand::UserGrantRole { name: name.clone(), role: role.clone() },
+            AuthCommand::UserRevokeRole { name, role: role.clone() },
+            AuthCommand::RoleAdd { name: role.clone() },
+            AuthCommand::RoleDelete { name: role.clone() },
+            AuthCommand::RoleGrantPermission { name: role.clone(), permission: Some(permission) },
+            AuthCommand::RoleRevokePermission { name: role, key, range_end: Bytes::new() },
         ]
     }
 

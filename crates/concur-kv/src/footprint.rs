@@ -3,15 +3,21 @@
 //! Ordered totally, every write takes the next revision, and so interferes with everything; reads that are decided commute with
 //! each other. Ordered per key, puts, deletes and transactions touch the keys that they name. Whatever touches leases, alarms, the
 //! quota or time still interferes with everything there: it is rare, deletes keys that it does not name, and reads logged time,
-//! which is only the same everywhere for commands that are ordered.
+//! which is only the same everywhere for commands that are ordered. Users and roles are such, and so is a put of a user's that names a
+//! lease: whether it may depends on the other keys of that lease.
 
-use crate::Ordering;
+use crate::auth::Asker;
 use crate::command::{Command, Op, Query, Txn};
+use crate::{LeaseId, Ordering};
 use bytes::Bytes;
 use concur_core::{Footprint, Span};
 
 /// What a command touches in a namespace that is ordered so.
 pub fn footprint(command: &Command, ordering: Ordering) -> Footprint {
+    let (asker, command) = command.apart();
+    if ordering == Ordering::PerKey && *asker != Asker::Nobody && attaches(command) {
+        return Footprint::Everything;
+    }
     match (ordering, command) {
         (Ordering::Total, Command::Read(_)) => reads_all(),
         (Ordering::Total, _) => Footprint::Everything,
@@ -26,6 +32,22 @@ pub fn footprint(command: &Command, ordering: Ordering) -> Footprint {
         (Ordering::PerKey, Command::Read(Query::Txn(txn))) => txn_footprint(txn),
         (Ordering::PerKey, Command::Read(_)) => reads_all(),
         (Ordering::PerKey, _) => Footprint::Everything,
+    }
+}
+
+/// Whether a command attaches a key to a lease.
+fn attaches(command: &Command) -> bool {
+    fn any(txn: &Txn) -> bool {
+        txn.success.iter().chain(&txn.failure).any(|op| match op {
+            Op::Put(put) => put.lease != LeaseId::NONE,
+            Op::Txn(inner) => any(inner),
+            Op::Range(_) | Op::DeleteRange(_) => false,
+        })
+    }
+    match command {
+        Command::Put(put) => put.lease != LeaseId::NONE,
+        Command::Txn(txn) => any(txn),
+        _ => false,
     }
 }
 

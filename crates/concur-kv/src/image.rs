@@ -2,6 +2,7 @@
 //!
 //! | key | value |
 //! | --- | --- |
+//! | `a`, … | users and roles, see [`crate::Auth`] |
 //! | `k`, key | the key's newest version, if ordered per key |
 //! | `l`, lease id | its time to live, deadline and renewals |
 //! | `m` | the summary: ordering, revision, compacted, limits, alarms |
@@ -13,6 +14,7 @@
 //!
 //! The digest is over the same entries: a sum of hashes, kept up with each record, that does not depend on the order of writes.
 
+use crate::auth::AUTH;
 use crate::command::Alarm;
 use crate::hash::hash;
 use crate::lease::Terms;
@@ -69,6 +71,7 @@ impl Kv {
             };
             changes.push(Change { key: self.store.image_key(&record), value: kept.then(|| record.to_image()) });
         }
+        changes.extend(self.auth.take_changes());
         for id in std::mem::take(&mut self.leases.dirty) {
             let value = self.leases.by_id.get(&id).map(|lease| lease.terms.to_bytes());
             changes.push(Change { key: lease_key(id), value });
@@ -89,7 +92,8 @@ impl Kv {
         let leases = self.leases.by_id.iter().map(|(&id, lease)| (lease_key(id), lease.terms.to_bytes()));
         let meta = (Bytes::from_static(&[META]), self.meta().to_bytes());
         let newest = per_key.into_iter().flatten().map(entry);
-        newest.chain(leases).chain([meta]).chain(total.into_iter().flatten().map(entry))
+        let auth = self.auth.image();
+        auth.chain(newest).chain(leases).chain([meta]).chain(total.into_iter().flatten().map(entry))
     }
 
     /// A store as an image describes it. An image without entries is an empty store with this configuration.
@@ -104,6 +108,7 @@ impl Kv {
             match key.split_first() {
                 Some((&KEY | &RECORD, _)) => kv.load_record(&key, &value, meta.as_ref())?,
                 Some((&LEASE, id)) => kv.leases.insert(lease_id(id)?, Terms::from_bytes(&value)?),
+                Some((&AUTH, _)) => kv.auth.load(&key, &value)?,
                 Some((&META, [])) => meta = Some(Meta::from_bytes(&value)?),
                 _ => return Err(Corrupt::new("image: a key of no kind")),
             }
@@ -121,7 +126,8 @@ impl Kv {
     pub fn digest(&self) -> u64 {
         let leases = self.leases.by_id.iter().map(|(id, lease)| hash(&(*id, lease.terms).to_bytes()));
         let meta = hash(&self.meta().to_bytes());
-        leases.fold(self.store.digest.wrapping_add(meta), u64::wrapping_add)
+        let auth = self.auth.image().map(|entry| hash(&entry.to_bytes()));
+        leases.chain(auth).fold(self.store.digest.wrapping_add(meta), u64::wrapping_add)
     }
 
     /// A hash of every version from the compacted revision up to one that is not in the future. Equal on replicas of one

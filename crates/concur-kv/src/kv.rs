@@ -1,5 +1,6 @@
 //! The store as a whole: commands in, replies out.
 
+use crate::auth::{Asker, Auth, AuthStatus};
 use crate::check::{TXN_OPS_MAX, check, check_query};
 use crate::command::{Alarm, AlarmKind, Command, DeleteRange, Put, Query};
 use crate::lease::Leases;
@@ -46,6 +47,7 @@ pub struct Kv {
     pub(crate) store: Store,
     pub(crate) leases: Leases,
     pub(crate) alarms: BTreeSet<Alarm>,
+    pub(crate) auth: Auth,
     /// Whether the durable image's summary is behind.
     pub(crate) meta_dirty: bool,
 }
@@ -53,7 +55,8 @@ pub struct Kv {
 impl Kv {
     /// An empty store.
     pub fn new(config: Config) -> Self {
-        Self { config, store: Store::new(config.ordering), leases: Leases::default(), alarms: BTreeSet::new(), meta_dirty: true }
+        let (store, leases, auth) = (Store::new(config.ordering), Leases::default(), Auth::default());
+        Self { config, store, leases, alarms: BTreeSet::new(), auth, meta_dirty: true }
     }
 
     /// What it was made with, as changed since.
@@ -73,8 +76,9 @@ impl Kv {
 
     /// Executes a command at a logged time.
     pub fn execute(&mut self, command: &Command, time_ms: u64) -> Reply {
+        let (asker, command) = command.apart();
         self.store.begin();
-        let reply = self.run(command, time_ms).unwrap_or_else(Reply::Refused);
+        let reply = self.run(asker, command, time_ms).unwrap_or_else(Reply::Refused);
         // Decided reads commute with each other, so they leave no trace.
         if !matches!(command, Command::Read(_)) {
             self.compact_on(compact::A_COMMAND);
@@ -85,8 +89,11 @@ impl Kv {
         reply
     }
 
-    fn run(&mut self, command: &Command, time_ms: u64) -> Result<Reply, KvError> {
+    fn run(&mut self, asker: &Asker, command: &Command, time_ms: u64) -> Result<Reply, KvError> {
         check(command, self.config.txn_ops_max)?;
+        if self.auth.is_enabled() {
+            self.authorise(asker, command)?;
+        }
         self.admit(command)?;
         let reply = match command {
             Command::Put(put) => Reply::Put(self.put(put)?),
@@ -103,14 +110,25 @@ impl Kv {
             Command::SetQuota { quota_bytes } => self.set_quota(*quota_bytes),
             Command::Forget => Reply::Done { revision: self.forget_deleted()? },
             Command::Read(query) => Reply::Read(self.answer(query)),
+            Command::Auth(command) => {
+                self.auth.execute(command)?;
+                Reply::Done { revision: self.revision() }
+            }
+            Command::As { .. } => return Err(KvError::Malformed),
         };
         self.store.commit();
         Ok(reply)
     }
 
-    /// Answers a query from the state as it is.
+    /// Answers a query from the state as it is, on a node's own account: nobody is judged.
     pub fn answer(&self, query: &Query) -> Answer {
         self.try_answer(query).unwrap_or_else(Answer::Refused)
+    }
+
+    /// Answers a query from the state as it is, if whoever asks may.
+    pub fn answer_as(&self, asker: &Asker, query: &Query) -> Answer {
+        let verdict = if self.auth.is_enabled() { self.authorise_query(asker, query) } else { Ok(()) };
+        verdict.map_or_else(Answer::Refused, |()| self.answer(query))
     }
 
     fn try_answer(&self, query: &Query) -> Result<Answer, KvError> {
@@ -123,7 +141,21 @@ impl Kv {
             Query::Alarms => Answer::Alarms { revision: self.revision(), alarms: self.alarms.iter().copied().collect() },
             Query::Status => Answer::Status(self.status()),
             Query::HashAt { revision } => Answer::Hash(self.hash_at(*revision)?),
+            Query::User { name } => {
+                let roles = &self.auth.user(name).ok_or(KvError::UserNotFound)?.roles;
+                Answer::Names { revision: self.revision(), names: roles.iter().cloned().collect() }
+            }
+            Query::Users => Answer::Names { revision: self.revision(), names: names(self.auth.users()) },
+            Query::Role { name } => Answer::Role { revision: self.revision(), permissions: self.auth.permissions_of(name)? },
+            Query::Roles => Answer::Names { revision: self.revision(), names: names(self.auth.roles()) },
+            Query::AuthStatus => Answer::Auth(self.auth_status()),
+            Query::As { .. } => return Err(KvError::Malformed),
         })
+    }
+
+    /// Whether auth is on.
+    pub fn auth_status(&self) -> AuthStatus {
+        AuthStatus { revision: self.revision(), enabled: self.auth.is_enabled(), auth_revision: self.auth.revision() }
     }
 
     /// A summary of the store.
@@ -194,7 +226,7 @@ impl Kv {
 
     /// Refuses what alarms and the quota forbid.
     fn admit(&mut self, command: &Command) -> Result<(), KvError> {
-        let alarms = matches!(command, Command::AlarmArm { .. } | Command::AlarmDisarm { .. } | Command::Read(_));
+        let alarms = matches!(command, Command::AlarmArm { .. } | Command::AlarmDisarm { .. } | Command::Read(_) | Command::Auth(_));
         if !alarms && self.alarms.iter().any(|alarm| alarm.kind == AlarmKind::Corrupt) {
             return Err(KvError::Corrupt);
         }
@@ -208,4 +240,8 @@ impl Kv {
     pub(crate) fn put_bytes(put: &Put) -> u64 {
         (put.key.len() + put.value.len()) as u64 + RECORD_OVERHEAD_BYTES
     }
+}
+
+fn names<'a, T>(all: impl Iterator<Item = (&'a str, T)>) -> Vec<String> {
+    all.map(|(name, _)| name.to_owned()).collect()
 }

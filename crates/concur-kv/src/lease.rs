@@ -111,6 +111,13 @@ impl Leases {
     }
 }
 
+impl Lease {
+    /// The keys attached to it, in order.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &[u8]> {
+        self.keys.iter().map(|key| &key[..])
+    }
+}
+
 impl Terms {
     fn is_due(&self, clock_ms: u64) -> bool {
         self.deadline_ms <= clock_ms

@@ -20,9 +20,12 @@
 //! A namespace is ordered totally, with one revision that each write takes the next of, or per key ([`Ordering::PerKey`]): each
 //! key counts its own changes, writes to different keys commute, and there is no history.
 //!
-//! Not here: who may do what, the watch hub, when to propose an expiry or a compaction, the size limit of a request, and anything
+//! Users and roles are state as keys are ([`Auth`]): who asks is part of a command, and judged when it is executed.
+//!
+//! Not here: passwords and tokens, the watch hub, when to propose an expiry or a compaction, the size limit of a request, and anything
 //! that knows gRPC beyond the numbers of its status codes.
 
+mod auth;
 mod check;
 mod command;
 mod compact;
@@ -43,6 +46,7 @@ mod store;
 mod txn;
 mod watch;
 
+pub use auth::*;
 pub use check::{LEASE_TTL_MAX_S, TXN_OPS_MAX, check, check_query, check_range, check_txn};
 pub use command::*;
 pub use error::KvError;

@@ -28,7 +28,10 @@ impl StateMachine for Kv {
     /// The answer is a [`Reply::Read`], as if the query had been decided.
     fn query(&self, query: &[u8]) -> Bytes {
         let answer = match Query::from_bytes(&Bytes::copy_from_slice(query)) {
-            Ok(query) => self.answer(&query),
+            Ok(query) => {
+                let (asker, query) = query.apart();
+                self.answer_as(asker, query)
+            }
             Err(_) => Answer::Refused(KvError::Malformed),
         };
         Reply::Read(answer).to_bytes()
@@ -36,6 +39,7 @@ impl StateMachine for Kv {
 
     fn query_footprint(&self, query: &[u8]) -> Footprint {
         match Query::from_bytes(&Bytes::copy_from_slice(query)) {
+            Ok(Query::As { query, .. }) => footprint(&Command::Read(*query), self.config.ordering),
             Ok(query) => footprint(&Command::Read(query), self.config.ordering),
             Err(_) => Footprint::Everything,
         }
@@ -50,7 +54,9 @@ impl StateMachine for Kv {
     }
 
     fn load(&mut self, entries: &mut dyn Iterator<Item = (Bytes, Bytes)>) -> Result<(), Corrupt> {
-        *self = Self::from_image(self.config, entries)?;
+        let mut loaded = Self::from_image(self.config, entries)?;
+        loaded.auth.follow(&self.auth);
+        *self = loaded;
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! What the store answers: replies to commands, answers to queries.
 
+use crate::auth::{AuthStatus, Permission};
 use crate::command::{Alarm, FORMAT, NESTING_MAX};
 use crate::{KeyValue, KvError, LeaseId, Revision};
 use bytes::Bytes;
@@ -84,6 +85,22 @@ pub enum Answer {
     Status(Status),
     /// A hash of the history up to a revision.
     Hash(HashAnswer),
+    /// Names of users or roles, in order.
+    Names {
+        /// The current revision.
+        revision: Revision,
+        /// Whose.
+        names: Vec<String>,
+    },
+    /// What a role permits.
+    Role {
+        /// The current revision.
+        revision: Revision,
+        /// What, by key.
+        permissions: Vec<Permission>,
+    },
+    /// Whether auth is on.
+    Auth(AuthStatus),
 }
 
 /// A key was written.
@@ -285,6 +302,7 @@ impl Wire for Reply {
 wire_enum!(Answer {
     0 => Refused(error), 1 => Range(range), 2 => Txn(txn), 3 => Lease(lease), 4 => Leases { revision, ids },
     5 => Alarms { revision, alarms }, 6 => Status(status), 7 => Hash(hash),
+    8 => Names { revision, names }, 9 => Role { revision, permissions }, 10 => Auth(status),
 });
 wire_struct!(PutReply { revision, prev_kv });
 wire_struct!(DeleteReply { revision, deleted, prev_kvs });
@@ -318,6 +336,9 @@ mod tests {
             Answer::Alarms { revision, alarms: alarms.clone() },
             Answer::Status(Status { alarms: alarms.clone(), ..Status::default() }),
             Answer::Hash(HashAnswer { hash: u64::MAX, ..HashAnswer::default() }),
+            Answer::Names { revision, names: vec!["alice".into()] },
+            Answer::Role { revision, permissions: vec![] },
+            Answer::Auth(AuthStatus::default()),
         ];
         let replies = [
             Reply::Refused(KvError::NoSpace),

@@ -149,7 +149,7 @@ impl KvDesk {
             let by_ms = wall_ms.saturating_sub(self.led_ms);
             let held = seat.replica.machine().next_expiry_ms().is_some();
             if held && by_ms > 0 {
-                seat.propose(Command::LeaseGrace { by_ms }.to_bytes());
+                seat.propose(Command::LeaseGrace { by_ms }.by_node().to_bytes());
             }
             // What is due now may be saved by that command: look again once it was executed.
             self.expire_at_ms = wall_ms + EXPIRE_AGAIN_MS;
@@ -161,7 +161,7 @@ impl KvDesk {
         if leads && wall_ms >= self.expire_at_ms {
             let leases = seat.replica.machine().expired(wall_ms, LEASES_MAX);
             if !leases.is_empty() {
-                seat.propose(Command::LeaseExpire { leases }.to_bytes());
+                seat.propose(Command::LeaseExpire { leases }.by_node().to_bytes());
                 self.expire_at_ms = wall_ms + EXPIRE_AGAIN_MS;
             }
         }
@@ -184,7 +184,7 @@ impl KvDesk {
         self.sample_at_ms = wall_ms + every_ms;
         let target = self.auto_compaction.sample(wall_ms, seat.replica.machine().revision());
         if let Some(revision) = target.filter(|_| self.leads) {
-            seat.propose(Command::Compact { revision }.to_bytes());
+            seat.propose(Command::Compact { revision }.by_node().to_bytes());
         }
     }
 }
@@ -256,9 +256,9 @@ impl Desk<Kv> for KvDesk {
 
 /// Whether a command may make the store larger. On a full disk deleting and compacting go on, from the reserve.
 fn takes_space(command: &Bytes) -> bool {
-    let shrinks = |command| {
+    let shrinks = |command: Command| {
         matches!(
-            command,
+            command.apart().1,
             Command::DeleteRange(_)
                 | Command::Compact { .. }
                 | Command::LeaseRevoke { .. }

@@ -63,12 +63,14 @@ table! {
     ROLE_NOT_FOUND FailedPrecondition "etcdserver: role name not found";
     ROLE_EMPTY InvalidArgument "etcdserver: role name is empty";
     AUTH_FAILED InvalidArgument "etcdserver: authentication failed, invalid user ID or password";
+    PERMISSION_NOT_GIVEN InvalidArgument "etcdserver: permission not given";
     PERMISSION_DENIED PermissionDenied "etcdserver: permission denied";
     ROLE_NOT_GRANTED FailedPrecondition "etcdserver: role is not granted to the user";
     PERMISSION_NOT_GRANTED FailedPrecondition "etcdserver: permission is not granted to the role";
     AUTH_NOT_ENABLED FailedPrecondition "etcdserver: authentication is not enabled";
     INVALID_AUTH_TOKEN Unauthenticated "etcdserver: invalid auth token";
     INVALID_AUTH_MANAGEMENT InvalidArgument "etcdserver: invalid auth management";
+    AUTH_OLD_REVISION InvalidArgument "etcdserver: revision of auth store is old";
     NO_LEADER Unavailable "etcdserver: no leader";
     NOT_LEADER FailedPrecondition "etcdserver: not leader";
     LEADER_CHANGED Unavailable "etcdserver: leader changed";

@@ -111,7 +111,7 @@ impl Driver {
     fn tick(&mut self) {
         let leases = self.kv.expired(now_ms(), 100);
         if !leases.is_empty() {
-            self.execute(&Command::LeaseExpire { leases });
+            self.execute(&Command::LeaseExpire { leases }.by_node());
         }
         self.hub.tick(&self.kv, Instant::now());
     }
