@@ -6,7 +6,7 @@ mod tls;
 use crate::config;
 use crate::exit::{Exit, Failure, Outcome};
 use clap::{Args, ValueEnum};
-use concur::{DecisionMaking, Document, Member, NodeError, Retention, RunError, Serving, System, parse_duration};
+use concur::{AuthOptions, DecisionMaking, Document, Member, NodeError, Retention, RunError, Serving, System, parse_duration};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -65,6 +65,15 @@ pub(crate) struct Serve {
     /// What automatic compaction keeps: a time (hours without a unit), or so many revisions; 0 keeps everything
     #[arg(long, env = "CONCUR_AUTO_COMPACTION_RETENTION", default_value = "0", value_name = "TIME|COUNT")]
     auto_compaction_retention: String,
+    /// How tokens of users are made: `simple`, or `jwt,sign-method=RS256,pub-key=FILE,priv-key=FILE,ttl=5m`
+    #[arg(long, env = "CONCUR_AUTH_TOKEN", default_value = "simple", value_name = "KIND,…")]
+    auth_token: String,
+    /// How long a simple token lives after it was last shown, in seconds
+    #[arg(long, env = "CONCUR_AUTH_TOKEN_TTL", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..), value_name = "SECONDS")]
+    auth_token_ttl: u64,
+    /// The cost of a hash of a password; each one more doubles it
+    #[arg(long, env = "CONCUR_BCRYPT_COST", default_value_t = 10, value_parser = clap::value_parser!(u32).range(4..=31), value_name = "COST")]
+    bcrypt_cost: u32,
     /// Listen beyond this machine without TLS
     #[arg(long, env = "CONCUR_INSECURE")]
     insecure: bool,
@@ -112,6 +121,11 @@ impl Serve {
             joins: self.initial_cluster_state == ClusterState::Existing,
             retention: self.retention()?,
             listen_metrics: addresses("--listen-metrics-urls", &self.front.listen_metrics_urls)?,
+            auth: AuthOptions {
+                auth_token: self.auth_token.clone(),
+                token_ttl: Duration::from_secs(self.auth_token_ttl),
+                bcrypt_cost: self.bcrypt_cost,
+            },
             segment_bytes: self.log_segment_bytes,
             ..Serving::default()
         };
@@ -246,7 +260,7 @@ pub(crate) fn decision_making_of(name: Option<&str>) -> Outcome<DecisionMaking> 
 fn failure(error: RunError) -> Failure {
     let exit = match &error {
         RunError::Invalid(_) | RunError::NoSuchMember { .. } | RunError::NoAddress { .. } => Exit::Invalid,
-        RunError::Node { error: NodeError::OtherSystem { .. } | NodeError::Tls(_), .. } => Exit::Invalid,
+        RunError::Node { error: NodeError::OtherSystem { .. } | NodeError::Tls(_) | NodeError::Auth(_), .. } => Exit::Invalid,
         RunError::Node { .. } | RunError::Offline(_) | RunError::Io { .. } => Exit::Failure,
     };
     Failure::new(exit, error.to_string())

@@ -18,7 +18,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use concur_core::{Epoch, Footprint, ReplicaId};
@@ -26,6 +26,7 @@ use concur_kv::Kv;
 use concur_peers::Change;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::auth::{Known, TOKEN_TTL};
 use crate::driver::Kept;
 use crate::watch::WatchRequest;
 
@@ -155,11 +156,13 @@ pub struct DoorLimits {
     pub jobs_max: usize,
     /// Bytes of commands that were sent and not answered.
     pub in_flight_bytes_max: usize,
+    /// How long a simple token lives after it was last shown.
+    pub token_ttl: Duration,
 }
 
 impl Default for DoorLimits {
     fn default() -> Self {
-        Self { jobs_max: 16 << 10, in_flight_bytes_max: 256 << 20 }
+        Self { jobs_max: 16 << 10, in_flight_bytes_max: 256 << 20, token_ttl: TOKEN_TTL }
     }
 }
 
@@ -171,6 +174,7 @@ pub struct Pulse {
     leader_changes: AtomicU64,
     stopping: AtomicBool,
     removed: AtomicBool,
+    auth: Known,
 }
 
 impl Pulse {
@@ -211,6 +215,11 @@ impl Pulse {
     /// Driver: whether it is.
     pub fn set_removed(&self, removed: bool) {
         self.removed.store(removed, Ordering::Relaxed);
+    }
+
+    /// What is known of users and tokens.
+    pub fn auth(&self) -> &Known {
+        &self.auth
     }
 
     /// Driver: the node stops.
@@ -289,7 +298,7 @@ impl Door {
     /// A door, its pulse for the driver to keep, and the jobs for it to do.
     pub fn new(limits: DoorLimits) -> (Self, Arc<Pulse>, Jobs) {
         let (jobs, receiver) = mpsc::channel(limits.jobs_max);
-        let pulse = Arc::new(Pulse::default());
+        let pulse = Arc::new(Pulse { auth: Known::new(limits.token_ttl), ..Pulse::default() });
         let door = Self { jobs, pulse: pulse.clone(), in_flight_bytes: Arc::default(), limits };
         (door, pulse, receiver)
     }

@@ -78,6 +78,8 @@ async fn serve(mut front: Front, call: Call, request: Request<Incoming>) -> Resu
     *asked.version_mut() = http::Version::HTTP_2;
     *asked.headers_mut() = metadata(&parts.headers);
     *asked.extensions_mut() = parts.extensions;
+    // As at etcd's gateway: a certificate opens the connection, and who asks is told by a token alone.
+    asked.extensions_mut().remove::<concur_tls::ClientName>();
     let answered = front.rpc(asked).await.unwrap_or_else(|never| match never {});
     let (head, body) = answered.into_parts();
     if let Some(status) = Status::from_header_map(&head.headers).filter(|status| status.code() != Code::Ok) {

@@ -2,11 +2,12 @@
 //!
 //! A client's request comes in through [`serve`], which speaks HTTP/1 and gRPC on one port; [`front`] sends it to the service
 //! its path names, and JSON through `gateway` to the same ones; [`etcd`] turns it into a command or a query of the store; [`door`]
-//! carries that to the replica. What the
+//! carries that to the replica. [`auth`] finds out who asks. What the
 //! store changed goes back to those who watch through [`watch`]. [`metrics`] counts, and the pages of plain HTTP show.
 //!
 //! This crate and the client are the only ones that know sockets and tokio.
 
+pub mod auth;
 pub mod door;
 pub mod driver;
 pub mod etcd;

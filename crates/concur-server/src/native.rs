@@ -7,14 +7,21 @@
 //! `DeadlineExceeded` that it may be done yet, `Aborted` that the session is not known and nothing was done,
 //! `FailedPrecondition` that another node is to be asked. What is left is wrong wherever it is asked.
 //!
+//! In a store with auth on, a request shows a token as one of etcd's API does (it is had there), and a command or query is judged as
+//! that user's; changes and snapshots are for the role `root`, everything else for users.
+//!
 //! Left out: levels other than strong and eventual. A weaker level than strong that this node does not serve is served strongly.
 
+mod guard;
 mod namespace;
 mod snapshot;
 mod watch;
 
 pub(crate) use namespace::Namespace;
 
+use guard::Who;
+
+use crate::auth::Authority;
 use crate::door::Door;
 use crate::driver::{Answer, GroupStatus, MemberStatus};
 use crate::node::NodeOptions;
@@ -55,6 +62,8 @@ struct Shared {
     doors: BTreeMap<String, Door>,
     /// Who votes in the namespaces that are not here.
     elsewhere: BTreeMap<String, String>,
+    /// Finds out who asks.
+    authority: Arc<Authority>,
     /// A snapshot is a copy of the state: there is one at a time.
     snapshots: Arc<Semaphore>,
 }
@@ -71,6 +80,7 @@ impl Native {
         me: Me,
         namespaces: BTreeMap<String, Arc<dyn Namespace>>,
         doors: BTreeMap<String, Door>,
+        authority: Arc<Authority>,
     ) -> Self {
         let voters = |group: &crate::node::GroupOptions| {
             let names = group.quorums.voters.iter().filter_map(|id| options.members.get(usize::from(id.0)));
@@ -87,6 +97,7 @@ impl Native {
             elsewhere: away.map(|group| (group.name.clone(), voters(group))).collect(),
             namespaces,
             doors,
+            authority,
             snapshots: Arc::new(Semaphore::new(1)),
         };
         Self { shared: Arc::new(shared) }
@@ -148,16 +159,20 @@ impl Concur for Native {
     type SnapshotStream = ReceiverStream<Result<pb::SnapshotPart, Status>>;
 
     async fn change(&self, request: Request<pb::ChangeRequest>) -> Result<Response<pb::ChangeReply>, Status> {
+        let shown = guard::shown(&request);
         let request = request.into_inner();
         let (name, namespace) = self.namespace(&request.namespace)?;
+        self.permit(name, &shown, Who::Root).await?;
         let change = Change::from_bytes(&request.change).map_err(|_| Status::invalid_argument("this change cannot be read"))?;
         let reply = patiently(namespace, change, self.timeout(request.deadline_ms)).await.map_err(refused)?;
         Ok(Response::new(pb::ChangeReply { outcome: reply.body, stamp: self.stamp(name, reply.stamp) }))
     }
 
     async fn snapshot(&self, request: Request<pb::SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
+        let shown = guard::shown(&request);
         let request = request.into_inner();
-        let (_, namespace) = self.namespace(&request.namespace)?;
+        let (name, namespace) = self.namespace(&request.namespace)?;
+        self.permit(name, &shown, Who::Root).await?;
         let status = namespace.status().await.map_err(refused)?;
         let taken =
             || Status::resource_exhausted("this node sends another snapshot just now: try again when it is through, or ask another member");
@@ -168,8 +183,10 @@ impl Concur for Native {
     }
 
     async fn open_session(&self, request: Request<pb::OpenSessionRequest>) -> Result<Response<pb::OpenSessionReply>, Status> {
+        let shown = guard::shown(&request);
         let request = request.into_inner();
         let (name, namespace) = self.namespace(&request.namespace)?;
+        self.permit(name, &shown, Who::User).await?;
         if request.session == 0 {
             return Err(Status::invalid_argument("a session has a number that is not 0"));
         }
@@ -179,6 +196,7 @@ impl Concur for Native {
     }
 
     async fn execute(&self, request: Request<pb::ExecuteRequest>) -> Result<Response<pb::ExecuteReply>, Status> {
+        let shown = guard::shown(&request);
         let request = request.into_inner();
         let (name, namespace) = self.namespace(&request.namespace)?;
         if request.command.len() > self.shared.request_bytes_max {
@@ -190,11 +208,13 @@ impl Concur for Native {
         }
         let session = SessionId(request.session);
         let place = (request.session != 0).then_some(InSession { session, number, received_below });
-        let reply = namespace.execute(place, request.command, self.timeout(request.deadline_ms)).await.map_err(refused)?;
+        let command = self.command(name, &shown, request.command).await?;
+        let reply = namespace.execute(place, command, self.timeout(request.deadline_ms)).await.map_err(refused)?;
         Ok(Response::new(pb::ExecuteReply { reply: reply.body, stamp: self.stamp(name, reply.stamp) }))
     }
 
     async fn read(&self, request: Request<pb::ReadRequest>) -> Result<Response<pb::ReadReply>, Status> {
+        let shown = guard::shown(&request);
         let request = request.into_inner();
         let (name, namespace) = self.namespace(&request.namespace)?;
         let level = match pb::Level::try_from(request.level) {
@@ -203,15 +223,21 @@ impl Concur for Native {
             Ok(_) => Level::Strong,
             Err(_) => return Err(Status::invalid_argument("an unknown level")),
         };
-        let reply = namespace.query(level, request.query, self.timeout(request.deadline_ms)).await.map_err(refused)?;
+        let query = self.query(name, &shown, request.query).await?;
+        let reply = namespace.query(level, query, self.timeout(request.deadline_ms)).await.map_err(refused)?;
         Ok(Response::new(pb::ReadReply { answer: reply.body, stamp: self.stamp(name, reply.stamp) }))
     }
 
     async fn watch(&self, request: Request<Streaming<pb::WatchRequest>>) -> Result<Response<Self::WatchStream>, Status> {
-        Ok(Response::new(watch::serve(self.clone(), request.into_inner())))
+        let shown = guard::shown(&request);
+        Ok(Response::new(watch::serve(self.clone(), shown, request.into_inner())))
     }
 
-    async fn status(&self, _: Request<pb::StatusRequest>) -> Result<Response<pb::StatusReply>, Status> {
+    async fn status(&self, request: Request<pb::StatusRequest>) -> Result<Response<pb::StatusReply>, Status> {
+        let shown = guard::shown(&request);
+        for name in self.shared.namespaces.keys() {
+            self.permit(name, &shown, Who::User).await?;
+        }
         let mut groups = Vec::new();
         for namespace in self.shared.namespaces.values() {
             groups.push(wire_group(namespace.status().await.map_err(refused)?));

@@ -16,6 +16,7 @@ mod listen;
 pub(crate) use files::{forget_last_alive, last_alive_ms, note_last_alive, write_lives};
 pub use listen::Listeners;
 
+use crate::auth::{AuthOptions, AuthOptionsError, Authority};
 use crate::door::{Door, DoorLimits, Jobs, Pulse};
 use crate::driver::{Behind, Clock, Desk, DeskOptions, Driver, Group, Handle, KvDesk, Nodes, Parts};
 use crate::etcd::{Etcd, EtcdLimits, Identity};
@@ -134,6 +135,8 @@ pub struct NodeOptions {
     pub txn_ops_max: usize,
     /// How often a watcher that asked for it is told the revision when nothing happens.
     pub notify_interval: Duration,
+    /// How passwords are kept and tokens made.
+    pub auth: AuthOptions,
 }
 
 /// Why a node cannot start, or stopped. Each says what to do.
@@ -182,6 +185,9 @@ pub enum NodeError {
     /// TLS cannot be set up.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The options of passwords and tokens cannot be used.
+    #[error("error[C064]: {0}")]
+    Auth(#[from] AuthOptionsError),
     /// The cluster does not take this node in.
     #[error("error[C063]: this node cannot join: {why}")]
     Join {
@@ -225,6 +231,8 @@ pub struct Node<M: StateMachine> {
     etcd: Option<Etcd>,
     /// Where watches are asked for, by namespace.
     doors: BTreeMap<String, Door>,
+    /// Finds out who asks.
+    authority: Arc<Authority>,
     metrics: Vec<Arc<Metrics>>,
     ready: watch::Sender<bool>,
 }
@@ -250,19 +258,21 @@ impl Node<Kv> {
             Kv::new(concur_kv::Config { ordering, quota_bytes, ..concur_kv::Config::default() })
         };
         let (mut etcd, mut doors, mut all) = (None, BTreeMap::new(), Vec::new());
+        let authority = Arc::new(Authority::new(&options.auth)?);
+        let guard = authority.clone();
         let own = options.clone();
         let mut furnish = |group: &GroupOptions, kv: &Kv, basics: &Basics| -> Option<Box<dyn Desk<Kv>>> {
             let metrics = Arc::new(Metrics::new(basics.identity, own.labels(group)));
-            let (door, pulse, jobs) = Door::new(DoorLimits::default());
+            let (door, pulse, jobs) = Door::new(DoorLimits { token_ttl: own.auth.token_ttl, ..DoorLimits::default() });
             all.push(metrics.clone());
             doors.insert(group.name.clone(), door.clone());
             if group.id == own.etcd_group {
-                etcd = Some(Etcd::new(door, basics.identity, own.etcd_limits(), metrics.clone()));
+                etcd = Some(Etcd::new(door, basics.identity, own.etcd_limits(), metrics.clone()).guarded_by(guard.clone()));
             }
             Some(Box::new(kv_desk(&own, quota_bytes, basics, kv, pulse, jobs, metrics)))
         };
         let mut node = Self::open_with(options, wires, clients, &make, &mut furnish)?;
-        (node.etcd, node.doors) = (etcd, doors);
+        (node.etcd, node.doors, node.authority) = (etcd, doors, authority);
         node.metrics = all;
         Ok(node)
     }
@@ -341,6 +351,7 @@ impl<M: StateMachine> Node<M> {
         let behind = behind.0;
         let (etcd, doors, metrics, ready) = (None, BTreeMap::new(), Vec::new(), watch::channel(false).0);
         let pages = Listeners::default();
+        let authority = Arc::default();
         Ok(Self {
             options,
             me,
@@ -356,6 +367,7 @@ impl<M: StateMachine> Node<M> {
             pages,
             etcd,
             doors,
+            authority,
             metrics,
             ready,
         })
@@ -402,7 +414,7 @@ impl<M: StateMachine> Node<M> {
         }
         if let Some(clients) = self.clients {
             let namespaces = self.handles.iter().map(|(name, handle)| (name.clone(), Arc::new(handle.clone()) as Arc<dyn Namespace>));
-            let native = Native::new(&self.options, self.me.clone(), namespaces.collect(), self.doors);
+            let native = Native::new(&self.options, self.me.clone(), namespaces.collect(), self.doors, self.authority);
             let traffic = self.etcd.as_ref().map(|etcd| etcd.metrics.traffic.clone()).unwrap_or_default();
             let doorway = listen::Doorway::new(self.etcd, self.options.http.clone(), native, self.options.request_bytes_max);
             clients.serve(&mut listening, doorway, listen::client_limits(&self.options), &traffic, closed)?;
@@ -475,6 +487,8 @@ fn kv_desk(
     jobs: Jobs,
     metrics: Arc<Metrics>,
 ) -> KvDesk {
+    // Before the first request comes: one that finds auth off is let in.
+    pulse.auth().observe(kv.auth());
     let limits = HubLimits { notify_interval: options.notify_interval, ..HubLimits::default() };
     let hub = Hub::new(limits, basics.identity, pulse.clone(), metrics, kv.revision());
     let own = &options.members[usize::from(options.me.0)];

@@ -5,7 +5,6 @@ mod common;
 use bytes::Bytes;
 use common::{IDENTITY, Node, Setup};
 use concur_proto::etcdserverpb as pb;
-use concur_proto::etcdserverpb::auth_client::AuthClient;
 use concur_proto::etcdserverpb::cluster_client::ClusterClient;
 use concur_proto::etcdserverpb::kv_client::KvClient;
 use concur_proto::etcdserverpb::lease_client::LeaseClient;
@@ -327,16 +326,4 @@ async fn a_downgrade_is_judged_as_etcd_judges_it() {
     assert_eq!(seen(maintenance.downgrade(ask(cancel, "")).await), none);
     let status = maintenance.status(pb::StatusRequest {}).await.expect("a status").into_inner();
     assert_eq!(status.downgrade_info, Some(pb::DowngradeInfo::default()));
-}
-
-#[tokio::test]
-async fn what_is_not_served_says_so() {
-    let node = Node::start().await;
-    let mut auth = AuthClient::new(node.channel().await);
-    assert!(!auth.auth_status(pb::AuthStatusRequest {}).await.expect("a status").into_inner().enabled);
-    let off = (Code::FailedPrecondition, "etcdserver: authentication is not enabled".to_owned());
-    assert_eq!(seen(auth.authenticate(pb::AuthenticateRequest::default()).await), off);
-    let (code, text) = seen(auth.auth_enable(pb::AuthEnableRequest {}).await);
-    assert_eq!(code, Code::Unimplemented);
-    assert!(text.starts_with("concur: "), "{text}");
 }

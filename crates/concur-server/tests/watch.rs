@@ -313,7 +313,11 @@ async fn progress_asked_for_before_does_not_overtake_the_history_of_a_watcher_cr
         let response = watches.next().await;
         created |= response.created;
         progress |= response.watch_id == -1;
-        assert!(!(created && response.watch_id == -1 && last < 4), "progress up to {:?} came before the event of revision 2", response.header);
+        assert!(
+            !(created && response.watch_id == -1 && last < 4),
+            "progress up to {:?} came before the event of revision 2",
+            response.header
+        );
         last = response.events.last().map_or(last, |event| event.kv.as_ref().expect("a key").mod_revision);
     }
 }

@@ -33,6 +33,7 @@ pub use concur_decision::{Ballots, Classic, DecisionMaking, Leadership, Optimist
 pub use concur_kv::Retention;
 pub use concur_network::Volume;
 pub use concur_server::HttpRules;
+pub use concur_server::auth::AuthOptions;
 pub use concur_server::driver::{Handle, Level as ReadLevel, Refused, Stamp};
 pub use concur_server::etcd::ETCD_VERSION;
 pub use concur_server::node::{NodeError, NodeOptions};

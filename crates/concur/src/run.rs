@@ -9,6 +9,7 @@ use concur_core::{GroupId, Ordering, ReplicaId, StateMachine};
 use concur_kv::{Kv, Retention};
 use concur_network::Volume;
 use concur_server::HttpRules;
+use concur_server::auth::AuthOptions;
 use concur_server::driver::Handle;
 use concur_server::node::{GroupOptions, Listeners, Node, NodeError, NodeMember, NodeOptions, Wires, group_id};
 use concur_server::offline::{self, FileOptions, OfflineError, Restored};
@@ -105,6 +106,8 @@ pub struct Serving {
     pub joins: bool,
     /// What history its stores keep.
     pub retention: Retention,
+    /// How passwords are kept and tokens made.
+    pub auth: AuthOptions,
     /// Bytes of a log segment; nothing: 32 MiB.
     pub segment_bytes: Option<u64>,
     /// Where it listens for those who ask for metrics and health, and for nothing else.
@@ -132,6 +135,7 @@ impl System {
         let mut options = self.node_options(name)?;
         options.data_dir = serving.data_dir.clone().unwrap_or(options.data_dir);
         options.retention = serving.retention;
+        options.auth = serving.auth.clone();
         options.joins = serving.joins;
         options.http = serving.http.clone();
         options.serve = serving.serve.clone();
@@ -257,6 +261,7 @@ impl System {
             serve: ServeLimits::default(),
             txn_ops_max: concur_kv::TXN_OPS_MAX,
             notify_interval: HubLimits::default().notify_interval,
+            auth: AuthOptions::default(),
         })
     }
 

@@ -204,6 +204,7 @@ impl Desk<Kv> for KvDesk {
     fn stepped(&mut self, seat: &mut Seat<Kv>) {
         self.options.pulse.set_leader(seat.facts.leader.map_or(0, |id| seat.numbers.node(id)), seat.facts.term);
         self.options.pulse.set_removed(seat.is_removed());
+        self.options.pulse.auth().observe(seat.replica.machine().auth());
         self.options.hub.advance(seat.replica.machine());
     }
 

@@ -7,10 +7,9 @@
 use concur_peers::{Change, ChangeError, Configuration, Newcomer, Outcome};
 use concur_proto::etcdserverpb as pb;
 use concur_proto::etcdserverpb::cluster_server::Cluster;
-use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status};
 
-use super::{Etcd, errors, refused};
+use super::{Caller, Etcd, errors, refused};
 use crate::door::{Level, Member};
 use crate::metrics::Call;
 use concur_core::Wire;
@@ -46,7 +45,7 @@ impl Cluster for Etcd {
 
 impl Etcd {
     async fn do_member_list(&self, request: Request<pb::MemberListRequest>) -> Result<Response<pb::MemberListResponse>, Status> {
-        let caller = self.caller(request.metadata())?;
+        let caller = self.caller(Call::MemberList, &request).await?;
         if request.get_ref().linearizable {
             self.read(Level::Strong, super::reads_all(), &caller, |_| ()).await?;
         }
@@ -54,53 +53,56 @@ impl Etcd {
     }
 
     async fn do_member_add(&self, request: Request<pb::MemberAddRequest>) -> Result<Response<pb::MemberAddResponse>, Status> {
-        let (metadata, _, message) = request.into_parts();
+        let caller = self.caller(Call::MemberAdd, &request).await?;
+        let message = request.into_inner();
         let peer = address(&message.peer_ur_ls)?;
         let newcomer = Newcomer { name: concur_tls::host_port(&peer).to_owned(), peer: peer.clone(), ..Newcomer::default() };
-        self.change(&metadata, Change::Add { newcomer, votes: !message.is_learner }).await?;
+        self.change(&caller, Change::Add { newcomer, votes: !message.is_learner }).await?;
         let members = self.wire_members().await?;
         let member = members.iter().find(|member| member.peer_ur_ls == [concur_tls::url(&peer)]).cloned();
         Ok(Response::new(pb::MemberAddResponse { header: self.bare_header(), member, members }))
     }
 
     async fn do_member_remove(&self, request: Request<pb::MemberRemoveRequest>) -> Result<Response<pb::MemberRemoveResponse>, Status> {
-        let (metadata, _, message) = request.into_parts();
+        let caller = self.caller(Call::MemberRemove, &request).await?;
+        let message = request.into_inner();
         let id = self.member(message.id).await?.number;
-        self.change(&metadata, Change::Remove { id }).await?;
+        self.change(&caller, Change::Remove { id }).await?;
         Ok(Response::new(pb::MemberRemoveResponse { header: self.bare_header(), members: self.wire_members().await? }))
     }
 
     async fn do_member_update(&self, request: Request<pb::MemberUpdateRequest>) -> Result<Response<pb::MemberUpdateResponse>, Status> {
-        let (metadata, _, message) = request.into_parts();
+        let caller = self.caller(Call::MemberUpdate, &request).await?;
+        let message = request.into_inner();
         let member = self.member(message.id).await?;
         let client = member.client_urls.first().map(|url| concur_tls::address(url)).unwrap_or_default();
         let peer = address(&message.peer_ur_ls)?;
-        self.change(&metadata, Change::Move { id: member.number, peer, client }).await?;
+        self.change(&caller, Change::Move { id: member.number, peer, client }).await?;
         Ok(Response::new(pb::MemberUpdateResponse { header: self.bare_header(), members: self.wire_members().await? }))
     }
 
     async fn do_member_promote(&self, request: Request<pb::MemberPromoteRequest>) -> Result<Response<pb::MemberPromoteResponse>, Status> {
-        let (metadata, _, message) = request.into_parts();
+        let caller = self.caller(Call::MemberPromote, &request).await?;
+        let message = request.into_inner();
         let id = self.member(message.id).await?.number;
-        self.change(&metadata, Change::Promote { id, incarnation: 0 }).await?;
+        self.change(&caller, Change::Promote { id, incarnation: 0 }).await?;
         Ok(Response::new(pb::MemberPromoteResponse { header: self.bare_header(), members: self.wire_members().await? }))
     }
 
     /// Hands the leadership to a member.
-    pub(super) async fn lead(&self, metadata: &MetadataMap, target: u64) -> Result<(), Status> {
+    pub(super) async fn lead(&self, caller: &Caller, target: u64) -> Result<(), Status> {
         let status = self.door.status().await.map_err(refused)?;
         if status.leader == target {
             return Ok(());
         }
         let member = status.members.iter().find(|member| member.id == target && !member.observer);
         let Some(member) = member else { return Err(errors::BAD_TRANSFEREE.into()) };
-        self.change(metadata, Change::Lead { id: member.number }).await.map(drop)
+        self.change(caller, Change::Lead { id: member.number }).await.map(drop)
     }
 
     /// Has a change decided. Clients of etcd make one after another and expect each to be taken: one that comes before the last has
     /// settled waits for that.
-    async fn change(&self, metadata: &MetadataMap, change: Change) -> Result<Configuration, Status> {
-        let caller = self.caller(metadata)?;
+    async fn change(&self, caller: &Caller, change: Change) -> Result<Configuration, Status> {
         let began = Instant::now();
         loop {
             let (body, _) = self.door.change(change.clone(), caller.deadline).await.map_err(refused)?;

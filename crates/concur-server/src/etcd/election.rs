@@ -28,7 +28,7 @@ impl Election for Etcd {
 
     async fn campaign(&self, request: Request<pb::CampaignRequest>) -> Result<Response<pb::CampaignResponse>, Status> {
         let campaign = async {
-            let turns = Turns::new(self, request.metadata())?;
+            let turns = Turns::new(self, Call::Campaign, &request).await?;
             turns.within(campaign(&turns, request.into_inner())).await.map(Response::new)
         };
         self.metrics.count(Call::Campaign, campaign).await
@@ -36,7 +36,7 @@ impl Election for Etcd {
 
     async fn proclaim(&self, request: Request<pb::ProclaimRequest>) -> Result<Response<pb::ProclaimResponse>, Status> {
         let proclaim = async {
-            let turns = Turns::new(self, request.metadata())?;
+            let turns = Turns::new(self, Call::Proclaim, &request).await?;
             let pb::ProclaimRequest { leader, value } = request.into_inner();
             let leader = leader.ok_or_else(no_leader_given)?;
             let header = turns.within(proclaim(&turns, leader.key, Revision(leader.rev), value, LeaseId(leader.lease))).await?;
@@ -47,7 +47,7 @@ impl Election for Etcd {
 
     async fn leader(&self, request: Request<pb::LeaderRequest>) -> Result<Response<pb::LeaderResponse>, Status> {
         let leader = async {
-            let turns = Turns::new(self, request.metadata())?;
+            let turns = Turns::new(self, Call::Leader, &request).await?;
             let (first, header) = turns.within(turns.first(Line::of(&request.get_ref().name).first())).await?;
             let first = first.ok_or_else(|| Status::unknown("election: no leader"))?;
             Ok(Response::new(pb::LeaderResponse { header: Some(header), kv: Some(key_value(first)) }))
@@ -57,7 +57,7 @@ impl Election for Etcd {
 
     async fn observe(&self, request: Request<pb::LeaderRequest>) -> Result<Response<Self::ObserveStream>, Status> {
         let observe = async {
-            let turns = Turns::new(self, request.metadata())?;
+            let turns = Turns::new(self, Call::Observe, &request).await?;
             let line = Line::of(&request.get_ref().name);
             let (leaders, stream) = mpsc::channel(OBSERVED_MAX);
             tokio::spawn(async move {
@@ -76,7 +76,7 @@ impl Election for Etcd {
 
     async fn resign(&self, request: Request<pb::ResignRequest>) -> Result<Response<pb::ResignResponse>, Status> {
         let resign = async {
-            let turns = Turns::new(self, request.metadata())?;
+            let turns = Turns::new(self, Call::Resign, &request).await?;
             let leader = request.into_inner().leader.ok_or_else(no_leader_given)?;
             let delete = Op::DeleteRange(DeleteRange { key: leader.key.clone(), ..DeleteRange::default() });
             let compare = vec![created_at(leader.key, Revision(leader.rev))];

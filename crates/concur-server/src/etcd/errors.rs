@@ -91,3 +91,16 @@ table! {
     NO_DOWNGRADE FailedPrecondition "etcdserver: no inflight downgrade job";
     TTL_ZERO InvalidArgument "etcdserver: ttl is 0";
 }
+
+/// How a refusal reads as the reason for which a watch is cancelled: as etcd's own library prints a status.
+pub(crate) fn in_a_watch(status: &Status) -> String {
+    let code = match status.code() {
+        Code::InvalidArgument => "InvalidArgument",
+        Code::Unauthenticated => "Unauthenticated",
+        Code::PermissionDenied => "PermissionDenied",
+        Code::ResourceExhausted => "ResourceExhausted",
+        Code::Unavailable => "Unavailable",
+        _ => "Unknown",
+    };
+    format!("rpc error: code = {code} desc = {}", status.message())
+}

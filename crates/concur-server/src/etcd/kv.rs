@@ -1,6 +1,6 @@
 //! The KV service.
 
-use concur_kv::{Answer, Command, Query, RangeAnswer, Reply, Revision, SortTarget};
+use concur_kv::{Answer, Asker, Command, Query, RangeAnswer, Reply, Revision, SortTarget};
 use concur_proto::etcdserverpb as pb;
 use concur_proto::etcdserverpb::kv_server::Kv;
 use tokio::sync::mpsc;
@@ -48,7 +48,7 @@ impl Kv for Etcd {
 
 impl Etcd {
     async fn do_range(&self, request: Request<pb::RangeRequest>) -> Result<Response<pb::RangeResponse>, Status> {
-        let caller = self.caller(request.metadata())?;
+        let caller = self.caller(Call::Range, &request).await?;
         let request = request.into_inner();
         let level = level(request.serializable);
         convert::check_range(&request).map_err(kv_error)?;
@@ -60,7 +60,7 @@ impl Etcd {
     }
 
     async fn do_put(&self, request: Request<pb::PutRequest>) -> Result<Response<pb::PutResponse>, Status> {
-        let caller = self.caller(request.metadata())?;
+        let caller = self.caller(Call::Put, &request).await?;
         match self.execute(Command::Put(convert::put(request.into_inner())), &caller).await? {
             (Reply::Put(reply), stamp) => Ok(Response::new(convert::put_reply(self.header(reply.revision, stamp), reply))),
             _ => Err(unexpected()),
@@ -68,7 +68,7 @@ impl Etcd {
     }
 
     async fn do_delete(&self, request: Request<pb::DeleteRangeRequest>) -> Result<Response<pb::DeleteRangeResponse>, Status> {
-        let caller = self.caller(request.metadata())?;
+        let caller = self.caller(Call::DeleteRange, &request).await?;
         match self.execute(Command::DeleteRange(convert::delete(request.into_inner())), &caller).await? {
             (Reply::DeleteRange(reply), stamp) => Ok(Response::new(convert::delete_reply(self.header(reply.revision, stamp), reply))),
             _ => Err(unexpected()),
@@ -76,7 +76,7 @@ impl Etcd {
     }
 
     async fn do_txn(&self, request: Request<pb::TxnRequest>) -> Result<Response<pb::TxnResponse>, Status> {
-        let caller = self.caller(request.metadata())?;
+        let caller = self.caller(Call::Txn, &request).await?;
         let request = request.into_inner();
         let serializable = all_serializable(&request);
         convert::check_txn(&request, self.limits.txn_ops_max).map_err(kv_error)?;
@@ -96,7 +96,7 @@ impl Etcd {
     }
 
     async fn do_compact(&self, request: Request<pb::CompactionRequest>) -> Result<Response<pb::CompactionResponse>, Status> {
-        let caller = self.caller(request.metadata())?;
+        let caller = self.caller(Call::Compact, &request).await?;
         let revision = Revision(request.into_inner().revision);
         match self.execute(Command::Compact { revision }, &caller).await? {
             (Reply::Done { revision }, stamp) => Ok(Response::new(pb::CompactionResponse { header: self.header(revision, stamp) })),
@@ -109,7 +109,7 @@ impl Etcd {
         &self,
         request: Request<pb::RangeRequest>,
     ) -> Result<Response<ReceiverStream<Result<pb::RangeStreamResponse, Status>>>, Status> {
-        let caller = self.caller(request.metadata())?;
+        let caller = self.caller(Call::RangeStream, &request).await?;
         let request = request.into_inner();
         let level = level(request.serializable);
         convert::check_range(&request).map_err(kv_error)?;
@@ -124,7 +124,7 @@ impl Etcd {
         // A target without an order sorts what the limit leaves, as in a range; that is one chunk.
         let keys = if query.sort_target == SortTarget::Key { CHUNK_KEYS_FIRST } else { i64::MAX };
         let first = self.chunk(&query, query.limit, keys, level, &caller).await?;
-        let rest = Chunks { etcd: self.clone(), left: query.limit, keys: CHUNK_KEYS_FIRST, query };
+        let rest = Chunks { etcd: self.clone(), asker: caller.asker, left: query.limit, keys: CHUNK_KEYS_FIRST, query };
         tokio::spawn(rest.send(first, chunks));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
@@ -149,6 +149,8 @@ impl Etcd {
 /// What is left of a streamed range.
 struct Chunks {
     etcd: Etcd,
+    /// Each chunk is judged when it is read.
+    asker: Asker,
     query: concur_kv::RangeQuery,
     /// Of the client's limit; 0 is none.
     left: i64,
@@ -183,7 +185,8 @@ impl Chunks {
             if chunks.send(Ok(pb::RangeStreamResponse { range_response: Some(chunk) })).await.is_err() || last {
                 return;
             }
-            let caller = Caller { deadline: std::time::Instant::now() + self.etcd.limits.request_time_max };
+            let deadline = std::time::Instant::now() + self.etcd.limits.request_time_max;
+            let caller = Caller { deadline, asker: self.asker.clone() };
             // The first chunk was behind the barrier, and a revision once read is the same everywhere.
             match self.etcd.chunk(&self.query, self.left, self.keys, Level::Eventual, &caller).await {
                 Ok((next, _)) => answer = next,

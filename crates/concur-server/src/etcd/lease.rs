@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use concur_kv::{Answer, Command, KvError, LeaseId, Query, Reply};
 use concur_proto::etcdserverpb as pb;
@@ -13,6 +14,7 @@ use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Caller, Etcd, errors, unexpected};
+use crate::auth::Credentials;
 use crate::door::Level;
 use crate::metrics::{Call, Ending};
 
@@ -54,18 +56,21 @@ impl Lease for Etcd {
 }
 
 impl Etcd {
-    pub(super) async fn do_grant(&self, request: Request<pb::LeaseGrantRequest>) -> Result<Response<pb::LeaseGrantResponse>, Status> {
-        let caller = self.caller(request.metadata())?;
-        let request = request.into_inner();
+    async fn do_grant(&self, request: Request<pb::LeaseGrantRequest>) -> Result<Response<pb::LeaseGrantResponse>, Status> {
+        let caller = self.caller(Call::LeaseGrant, &request).await?;
+        self.grant(request.into_inner(), &caller).await.map(Response::new)
+    }
+
+    pub(super) async fn grant(&self, request: pb::LeaseGrantRequest, caller: &Caller) -> Result<pb::LeaseGrantResponse, Status> {
         let ttl_s = request.ttl.max(self.limits.lease_ttl_s_min);
         let mut attempts = 0;
         loop {
             let id = LeaseId(if request.id == 0 { random_id() } else { request.id });
             attempts += 1;
-            match self.execute(Command::LeaseGrant { id, ttl_s }, &caller).await {
+            match self.execute(Command::LeaseGrant { id, ttl_s }, caller).await {
                 Ok((Reply::LeaseGranted { revision, id, ttl_s }, stamp)) => {
                     let header = self.header(revision, stamp);
-                    return Ok(Response::new(pb::LeaseGrantResponse { header, id: id.0, ttl: ttl_s, error: String::new() }));
+                    return Ok(pb::LeaseGrantResponse { header, id: id.0, ttl: ttl_s, error: String::new() });
                 }
                 Ok(_) => return Err(unexpected()),
                 Err(status) if request.id == 0 && attempts < ID_ATTEMPTS_MAX && is(&status, KvError::LeaseExists) => {}
@@ -75,7 +80,7 @@ impl Etcd {
     }
 
     async fn do_revoke(&self, request: Request<pb::LeaseRevokeRequest>) -> Result<Response<pb::LeaseRevokeResponse>, Status> {
-        let caller = self.caller(request.metadata())?;
+        let caller = self.caller(Call::LeaseRevoke, &request).await?;
         let id = LeaseId(request.into_inner().id);
         match self.execute(Command::LeaseRevoke { id }, &caller).await? {
             (Reply::Done { revision }, stamp) => Ok(Response::new(pb::LeaseRevokeResponse { header: self.header(revision, stamp) })),
@@ -86,28 +91,53 @@ impl Etcd {
     /// Renews what the client asked for so far in one command, then what it asked for meanwhile; no task stands behind the stream.
     async fn do_keep_alive(&self, request: Request<Streaming<pb::LeaseKeepAliveRequest>>) -> Result<Response<KeepAlive>, Status> {
         let leader = super::wants_leader(request.metadata());
-        self.caller(request.metadata())?;
+        self.deadline(request.metadata())?;
+        let shown = Arc::new(Credentials::of(request.metadata(), request.extensions()));
         let (etcd, asked) = (self.clone(), request.into_inner());
-        Ok(Response::new(KeepAlive { etcd, leader, asked, ended: None, renewing: None, answers: VecDeque::new() }))
+        Ok(Response::new(KeepAlive { etcd, shown, leader, asked, ended: None, renewing: None, answers: VecDeque::new() }))
     }
 
-    async fn renew(self, ids: Vec<LeaseId>, leader: bool) -> Renewed {
+    async fn renew(self, ids: Vec<LeaseId>, shown: Arc<Credentials>, leader: bool) -> Renewed {
+        let mut renewed = self.renew_together(&ids, &shown, leader).await;
+        if renewed.1.as_ref().is_some_and(|refusal| ids.len() > 1 && is(refusal, KvError::PermissionDenied)) {
+            // Those asked for before the one that is denied are kept alive all the same.
+            renewed = (VecDeque::new(), None);
+            for id in &ids {
+                let (answer, refusal) = self.renew_together(std::slice::from_ref(id), &shown, leader).await;
+                renewed.0.extend(answer);
+                renewed.1 = refusal;
+                if renewed.1.is_some() {
+                    break;
+                }
+            }
+        }
+        renewed
+    }
+
+    async fn renew_together(&self, ids: &[LeaseId], shown: &Credentials, leader: bool) -> Renewed {
+        match self.try_renew(ids, shown, leader).await {
+            Ok(answers) => (answers, None),
+            Err(status) => (VecDeque::new(), Some(status)),
+        }
+    }
+
+    async fn try_renew(&self, ids: &[LeaseId], shown: &Credentials, leader: bool) -> Result<Answers, Status> {
         if leader && self.door.pulse().leader() == 0 {
             return Err(errors::NO_LEADER.into());
         }
-        let caller = Caller { deadline: Instant::now() + self.limits.request_time_max };
-        match self.execute(Command::LeaseRenew { ids: ids.clone() }, &caller).await? {
+        let caller = self.caller_again(Call::LeaseKeepAlive, shown).await?;
+        match self.execute(Command::LeaseRenew { ids: ids.to_vec() }, &caller).await? {
             (Reply::LeasesRenewed { revision, ttls_s }, stamp) if ttls_s.len() == ids.len() => {
                 let header = self.header(revision, stamp);
-                let answer = |(id, ttl): (LeaseId, i64)| pb::LeaseKeepAliveResponse { header, id: id.0, ttl };
-                Ok(ids.into_iter().zip(ttls_s).map(answer).collect())
+                let answer = |(id, ttl): (&LeaseId, i64)| pb::LeaseKeepAliveResponse { header, id: id.0, ttl };
+                Ok(ids.iter().zip(ttls_s).map(answer).collect())
             }
             _ => Err(unexpected()),
         }
     }
 
     async fn do_time_to_live(&self, request: Request<pb::LeaseTimeToLiveRequest>) -> Result<Response<pb::LeaseTimeToLiveResponse>, Status> {
-        let caller = self.caller(request.metadata())?;
+        let caller = self.caller(Call::LeaseTimeToLive, &request).await?;
         let request = request.into_inner();
         let query = Query::LeaseTimeToLive { id: LeaseId(request.id), keys: request.keys, now_ms: now_ms() };
         match self.ask(query, Level::Strong, &caller).await? {
@@ -123,7 +153,7 @@ impl Etcd {
     }
 
     async fn do_leases(&self, request: Request<pb::LeaseLeasesRequest>) -> Result<Response<pb::LeaseLeasesResponse>, Status> {
-        let caller = self.caller(request.metadata())?;
+        let caller = self.caller(Call::LeaseLeases, &request).await?;
         match self.ask(Query::Leases, Level::Strong, &caller).await? {
             (Answer::Leases { revision, ids }, stamp) => Ok(Response::new(pb::LeaseLeasesResponse {
                 header: self.header(revision, stamp),
@@ -134,17 +164,21 @@ impl Etcd {
     }
 }
 
-type Renewed = Result<VecDeque<pb::LeaseKeepAliveResponse>, Status>;
+type Answers = VecDeque<pb::LeaseKeepAliveResponse>;
+
+/// The answers, and what ends the stream behind them.
+type Renewed = (Answers, Option<Status>);
 
 /// The answers to a stream of keep-alives.
 pub struct KeepAlive {
     etcd: Etcd,
+    shown: Arc<Credentials>,
     leader: bool,
     asked: Streaming<pb::LeaseKeepAliveRequest>,
     /// Nothing more is asked, and whether the client broke off.
     ended: Option<Option<Status>>,
     renewing: Option<Pin<Box<dyn Future<Output = Renewed> + Send>>>,
-    answers: VecDeque<pb::LeaseKeepAliveResponse>,
+    answers: Answers,
 }
 
 impl Stream for KeepAlive {
@@ -158,18 +192,16 @@ impl Stream for KeepAlive {
             if let Some(renewing) = &mut self.renewing {
                 let renewed = std::task::ready!(renewing.as_mut().poll(cx));
                 self.renewing = None;
-                match renewed {
-                    Ok(answers) => self.answers = answers,
-                    Err(status) => {
-                        self.ended = Some(None);
-                        return Poll::Ready(Some(Err(status)));
-                    }
+                let (answers, refusal) = renewed;
+                self.answers = answers;
+                if refusal.is_some() {
+                    self.ended = Some(refusal);
                 }
                 continue;
             }
             let ids = self.gather(cx);
             if !ids.is_empty() {
-                self.renewing = Some(Box::pin(self.etcd.clone().renew(ids, self.leader)));
+                self.renewing = Some(Box::pin(self.etcd.clone().renew(ids, self.shown.clone(), self.leader)));
                 continue;
             }
             return match &mut self.ended {

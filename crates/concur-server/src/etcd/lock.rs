@@ -17,7 +17,7 @@ impl Lock for Etcd {
 
     async fn unlock(&self, request: Request<pb::UnlockRequest>) -> Result<Response<pb::UnlockResponse>, Status> {
         let unlock = async {
-            let turns = Turns::new(self, request.metadata())?;
+            let turns = Turns::new(self, Call::Unlock, &request).await?;
             let header = turns.within(turns.delete(request.into_inner().key)).await?;
             Ok(Response::new(pb::UnlockResponse { header: Some(header) }))
         };
@@ -27,7 +27,7 @@ impl Lock for Etcd {
 
 impl Etcd {
     async fn do_lock(&self, request: Request<pb::LockRequest>) -> Result<Response<pb::LockResponse>, Status> {
-        let turns = Turns::new(self, request.metadata())?;
+        let turns = Turns::new(self, Call::Lock, &request).await?;
         let request = request.into_inner();
         turns.within(lock(&turns, &request.name, request.lease)).await.map(Response::new)
     }

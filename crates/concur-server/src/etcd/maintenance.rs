@@ -8,7 +8,7 @@ use concur_proto::etcdserverpb::maintenance_server::Maintenance;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{ETCD_VERSION, Etcd, errors, reads_all, refused, unexpected};
+use super::{Caller, ETCD_VERSION, Etcd, errors, reads_all, refused, unexpected};
 use crate::door::{Level, Stamp, Upkeep};
 use crate::metrics::Call;
 
@@ -24,8 +24,9 @@ impl Maintenance for Etcd {
         self.metrics.count(Call::Status, self.do_status(request)).await
     }
 
-    async fn defragment(&self, _: Request<pb::DefragmentRequest>) -> Result<Response<pb::DefragmentResponse>, Status> {
+    async fn defragment(&self, request: Request<pb::DefragmentRequest>) -> Result<Response<pb::DefragmentResponse>, Status> {
         let done = async {
+            self.caller(Call::Defragment, &request).await?;
             self.door.upkeep(Upkeep::Defragment).await.map_err(refused)?;
             Ok(Response::new(pb::DefragmentResponse { header: None }))
         };
@@ -34,7 +35,7 @@ impl Maintenance for Etcd {
 
     async fn hash(&self, request: Request<pb::HashRequest>) -> Result<Response<pb::HashResponse>, Status> {
         let done = async {
-            let (answer, stamp) = self.hash_at(0, &request).await?;
+            let (answer, stamp) = self.hash_at(0, &self.caller(Call::Hash, &request).await?).await?;
             Ok(Response::new(pb::HashResponse { header: self.header(answer.revision, stamp), hash: fold(answer.hash) }))
         };
         self.metrics.count(Call::Hash, done).await
@@ -42,7 +43,7 @@ impl Maintenance for Etcd {
 
     async fn hash_kv(&self, request: Request<pb::HashKvRequest>) -> Result<Response<pb::HashKvResponse>, Status> {
         let done = async {
-            let (answer, stamp) = self.hash_at(request.get_ref().revision, &request).await?;
+            let (answer, stamp) = self.hash_at(request.get_ref().revision, &self.caller(Call::HashKv, &request).await?).await?;
             Ok(Response::new(pb::HashKvResponse {
                 header: self.header(answer.revision, stamp),
                 hash: fold(answer.hash),
@@ -53,13 +54,18 @@ impl Maintenance for Etcd {
         self.metrics.count(Call::HashKv, done).await
     }
 
-    async fn snapshot(&self, _: Request<pb::SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
-        self.metrics.count(Call::Snapshot, self.do_snapshot()).await
+    async fn snapshot(&self, request: Request<pb::SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
+        let snapshot = async {
+            self.caller(Call::Snapshot, &request).await?;
+            self.do_snapshot().await
+        };
+        self.metrics.count(Call::Snapshot, snapshot).await
     }
 
     async fn move_leader(&self, request: Request<pb::MoveLeaderRequest>) -> Result<Response<pb::MoveLeaderResponse>, Status> {
         let lead = async {
-            self.lead(request.metadata(), request.get_ref().target_id).await?;
+            let caller = self.caller(Call::MoveLeader, &request).await?;
+            self.lead(&caller, request.get_ref().target_id).await?;
             Ok(Response::new(pb::MoveLeaderResponse { header: None }))
         };
         self.metrics.count(Call::MoveLeader, lead).await
@@ -72,7 +78,7 @@ impl Maintenance for Etcd {
 
 impl Etcd {
     async fn do_alarm(&self, request: Request<pb::AlarmRequest>) -> Result<Response<pb::AlarmResponse>, Status> {
-        let caller = self.caller(request.metadata())?;
+        let caller = self.caller(Call::Alarm, &request).await?;
         let request = request.into_inner();
         let kind = match pb::AlarmType::try_from(request.alarm) {
             Ok(pb::AlarmType::None) => None,
@@ -113,7 +119,7 @@ impl Etcd {
     /// etcd goes back by one minor version, and says whether it could. Here no format is tied to that version: nothing is ever under
     /// way, and going back is refused.
     async fn do_downgrade(&self, request: Request<pb::DowngradeRequest>) -> Result<Response<pb::DowngradeResponse>, Status> {
-        let caller = self.caller(request.metadata())?;
+        let caller = self.caller(Call::Downgrade, &request).await?;
         let request = request.into_inner();
         let action = DowngradeAction::try_from(request.action).map_err(|_| Status::unknown("etcdserver: unknown method"))?;
         let target = match action {
@@ -134,12 +140,12 @@ impl Etcd {
 
     /// What this member knows of itself, without asking the others.
     async fn do_status(&self, request: Request<pb::StatusRequest>) -> Result<Response<pb::StatusResponse>, Status> {
-        let caller = self.caller(request.metadata())?;
-        let node = self.door.status().await.map_err(refused)?;
+        let caller = self.caller(Call::Status, &request).await?;
         let (store, stamp) = match self.ask(Query::Status, Level::Eventual, &caller).await? {
             (Answer::Status(store), stamp) => (store, stamp),
             _ => return Err(unexpected()),
         };
+        let node = self.door.status().await.map_err(refused)?;
         let mut errors = node.errors;
         if node.leader == 0 {
             errors.push("etcdserver: no leader".into());
@@ -162,9 +168,8 @@ impl Etcd {
         }))
     }
 
-    async fn hash_at<R>(&self, revision: i64, request: &Request<R>) -> Result<(HashAnswer, Stamp), Status> {
-        let caller = self.caller(request.metadata())?;
-        match self.ask(Query::HashAt { revision: Revision(revision) }, Level::Eventual, &caller).await? {
+    async fn hash_at(&self, revision: i64, caller: &Caller) -> Result<(HashAnswer, Stamp), Status> {
+        match self.ask(Query::HashAt { revision: Revision(revision) }, Level::Eventual, caller).await? {
             (Answer::Hash(answer), stamp) => Ok((answer, stamp)),
             _ => Err(unexpected()),
         }

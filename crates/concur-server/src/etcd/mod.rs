@@ -6,14 +6,17 @@
 //!
 //! Reads are linearizable unless the request says serializable. A transaction that writes nothing is served as a read.
 //!
-//! What is not served: users, roles and tokens, which answer `Unimplemented` with a sentence. A downgrade is judged as etcd judges it,
-//! and then refused: there is no older version to go back to.
+//! Every call begins with [`Etcd::caller`], which says who asks and checks what `guard` says that call needs; without a caller nothing
+//! of the store can be reached. What depends on keys is judged by the store, where the command is executed or the read is answered.
+//!
+//! A downgrade is judged as etcd judges it, and then refused: there is no older version to go back to.
 
 mod auth;
 mod cluster;
 mod convert;
 mod election;
 pub mod errors;
+mod guard;
 mod health;
 mod kv;
 mod lease;
@@ -32,12 +35,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use concur_core::{Footprint, Span, Wire};
-use concur_kv::{Answer, Command, KvError, Query, Reply, Revision};
+use concur_kv::{Answer, Asker, Command, KvError, Query, Reply, Revision};
 use concur_proto::etcdserverpb::ResponseHeader;
 use tokio::sync::Semaphore;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 
+use crate::auth::Authority;
 use crate::door::{Door, Level, Refusal, Stamp};
 use crate::metrics::Metrics;
 
@@ -92,6 +96,7 @@ pub struct Etcd {
     pub(crate) metrics: Arc<Metrics>,
     /// Snapshots that may be sent at once.
     snapshots: Arc<Semaphore>,
+    pub(crate) authority: Arc<Authority>,
 }
 
 /// Each snapshot takes a thread, and keeps the engine from using again what it shows.
@@ -100,7 +105,12 @@ const SNAPSHOTS_MAX: usize = 2;
 impl Etcd {
     /// The API of the namespace behind `door`.
     pub fn new(door: Door, identity: Identity, limits: EtcdLimits, metrics: Arc<Metrics>) -> Self {
-        Self { door, identity, limits, metrics, snapshots: Arc::new(Semaphore::new(SNAPSHOTS_MAX)) }
+        Self { door, identity, limits, metrics, snapshots: Arc::new(Semaphore::new(SNAPSHOTS_MAX)), authority: Arc::default() }
+    }
+
+    /// The same with another way to find out who asks.
+    pub fn guarded_by(self, authority: Arc<Authority>) -> Self {
+        Self { authority, ..self }
     }
 
     /// The largest message taken from a client.
@@ -110,7 +120,7 @@ impl Etcd {
 
     async fn execute(&self, command: Command, caller: &Caller) -> Result<(Reply, Stamp), Status> {
         concur_kv::check(&command, self.limits.txn_ops_max).map_err(kv_error)?;
-        let bytes = command.to_bytes();
+        let bytes = command.to_bytes_as(&caller.asker);
         if bytes.len() > self.limits.request_bytes_max {
             return Err(errors::REQUEST_TOO_LARGE.into());
         }
@@ -123,7 +133,8 @@ impl Etcd {
     }
 
     async fn ask(&self, query: Query, level: Level, caller: &Caller) -> Result<(Answer, Stamp), Status> {
-        self.read(level, reads_all(), caller, move |kv| kv.answer(&query)).await.and_then(|(answer, stamp)| match answer {
+        let asker = caller.asker.clone();
+        self.read(level, reads_all(), caller, move |kv| kv.answer_as(&asker, &query)).await.and_then(|(answer, stamp)| match answer {
             Answer::Refused(error) => Err(kv_error(error)),
             answer => Ok((answer, stamp)),
         })
@@ -152,20 +163,21 @@ impl Etcd {
         Some(ResponseHeader { cluster_id: self.identity.cluster, member_id: self.identity.member, revision: 0, raft_term: term })
     }
 
-    /// Reads what a request's metadata asks for, and refuses it if it asks for a leader that is not there.
-    fn caller(&self, metadata: &MetadataMap) -> Result<Caller, Status> {
+    /// When whoever sent a request with this metadata stops waiting. Refuses one that asks for a leader that is not there.
+    fn deadline(&self, metadata: &MetadataMap) -> Result<Instant, Status> {
         if wants_leader(metadata) && self.door.pulse().leader() == 0 {
             return Err(errors::NO_LEADER.into());
         }
         let own = metadata.get("grpc-timeout").and_then(|value| parse_timeout(value.as_bytes()));
         let wait = own.unwrap_or(Duration::MAX).min(self.limits.request_time_max);
-        Ok(Caller { deadline: Instant::now() + wait })
+        Ok(Instant::now() + wait)
     }
 }
 
-/// What a request's metadata says of its caller.
+/// Who sent a request, and until when it waits.
 struct Caller {
     deadline: Instant,
+    asker: Asker,
 }
 
 /// Whether a request asks to be refused when no leader is known.

@@ -7,6 +7,7 @@
 //! so when it is dropped. No task waits: the call's own future reads the stream of the watch, and both end together.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -18,11 +19,12 @@ use concur_proto::etcdserverpb::{ResponseHeader, WatchResponse};
 use concur_proto::mvccpb::event::EventType;
 use prost::Message;
 use tokio_stream::StreamExt;
-use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 
 use super::{Caller, Etcd, errors, unexpected};
+use crate::auth::Credentials;
 use crate::door::Level;
+use crate::metrics::Call;
 use crate::watch::{Ask, Create, Encoded, Inlet, StreamId, WatchRequest, queue};
 
 /// The time to live of a lease that is granted because the caller named none, in seconds.
@@ -38,6 +40,9 @@ const AGAIN_AFTER: Duration = Duration::from_millis(50);
 #[derive(Debug, Clone)]
 pub(super) struct Turns {
     etcd: Etcd,
+    call: Call,
+    /// What the caller showed: each step is asked for on its account.
+    shown: Arc<Credentials>,
     /// When the caller stops waiting, if it said so.
     ends: Option<Instant>,
 }
@@ -66,10 +71,20 @@ impl Drop for Claim {
 }
 
 impl Turns {
-    pub(super) fn new(etcd: &Etcd, metadata: &MetadataMap) -> Result<Self, Status> {
-        etcd.caller(metadata)?;
-        let own = metadata.get("grpc-timeout").and_then(|value| super::parse_timeout(value.as_bytes()));
-        Ok(Self { etcd: etcd.clone(), ends: own.and_then(|own| Instant::now().checked_add(own)) })
+    pub(super) fn new<R>(
+        etcd: &Etcd,
+        call: Call,
+        request: &tonic::Request<R>,
+    ) -> impl Future<Output = Result<Self, Status>> + Send + use<R> {
+        let shown = Arc::new(Credentials::of(request.metadata(), request.extensions()));
+        let own = request.metadata().get("grpc-timeout").and_then(|value| super::parse_timeout(value.as_bytes()));
+        let turns = Self { etcd: etcd.clone(), call, shown, ends: own.and_then(|own| Instant::now().checked_add(own)) };
+        let admitted = etcd.deadline(request.metadata());
+        async move {
+            admitted?;
+            turns.step().await?;
+            Ok(turns)
+        }
     }
 
     /// Waits no longer than the caller does. What etcd's client says is said as it reaches a caller there.
@@ -84,9 +99,11 @@ impl Turns {
         done.map_err(|status| if status.code() == Code::DeadlineExceeded { status } else { Status::unknown(status.message()) })
     }
 
-    fn step(&self) -> Caller {
-        let longest = Instant::now() + self.etcd.limits.request_time_max;
-        Caller { deadline: self.ends.map_or(longest, |ends| ends.min(longest)) }
+    /// Who asks, as of now: a wait may last longer than what was read of users and roles when it began.
+    async fn step(&self) -> Result<Caller, Status> {
+        let caller = self.etcd.caller_again(self.call, &self.shown).await?;
+        let deadline = self.ends.map_or(caller.deadline, |ends| ends.min(caller.deadline));
+        Ok(Caller { deadline, ..caller })
     }
 
     /// The lease given, or one granted.
@@ -95,18 +112,18 @@ impl Turns {
             return Ok(LeaseId(given));
         }
         let request = concur_proto::etcdserverpb::LeaseGrantRequest { ttl: LEASE_TTL_S, id: 0 };
-        self.etcd.do_grant(tonic::Request::new(request)).await.map(|granted| LeaseId(granted.into_inner().id))
+        self.etcd.grant(request, &self.step().await?).await.map(|granted| LeaseId(granted.id))
     }
 
     pub(super) async fn txn(&self, txn: Txn) -> Result<(Vec<OpReply>, bool, ResponseHeader), Status> {
-        match self.etcd.execute(Command::Txn(txn), &self.step()).await? {
+        match self.etcd.execute(Command::Txn(txn), &self.step().await?).await? {
             (Reply::Txn(reply), stamp) => Ok((reply.replies, reply.succeeded, self.header(reply.revision, stamp)?)),
             _ => Err(unexpected()),
         }
     }
 
     pub(super) async fn delete(&self, key: Bytes) -> Result<ResponseHeader, Status> {
-        match self.etcd.execute(Command::DeleteRange(DeleteRange { key, ..DeleteRange::default() }), &self.step()).await? {
+        match self.etcd.execute(Command::DeleteRange(DeleteRange { key, ..DeleteRange::default() }), &self.step().await?).await? {
             (Reply::DeleteRange(reply), stamp) => self.header(reply.revision, stamp),
             _ => Err(unexpected()),
         }
@@ -115,7 +132,7 @@ impl Turns {
     /// The first key of a range. While no leader is known it is asked for again: a read does no harm.
     pub(super) async fn first(&self, query: RangeQuery) -> Result<(Option<KeyValue>, ResponseHeader), Status> {
         loop {
-            match self.etcd.ask(Query::Range(query.clone()), Level::Strong, &self.step()).await {
+            match self.etcd.ask(Query::Range(query.clone()), Level::Strong, &self.step().await?).await {
                 Ok((Answer::Range(answer), stamp)) => {
                     let header = self.header(answer.revision, stamp)?;
                     return Ok((answer.kvs.into_iter().next(), header));

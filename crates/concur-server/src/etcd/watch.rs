@@ -15,6 +15,7 @@ use tonic::server::{Grpc, StreamingService};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Etcd, errors, refused, wants_leader};
+use crate::auth::Credentials;
 use crate::metrics::{Call, Ending};
 use crate::serve::Answering;
 use crate::watch::{Ask, Create, Encoded, Inlet, StreamId, WatchRequest, queue};
@@ -57,15 +58,19 @@ impl Etcd {
         let (outlet, inlet) = queue(self.door.clone(), stream, RESPONSES_MAX, RESPONSE_BYTES_MAX);
         let open = WatchRequest { stream, ask: Ask::Open { outlet, needs_leader } };
         self.door.watch(open).await.map_err(refused)?;
-        tokio::spawn(self.clone().read_asks(stream, request.into_inner()));
+        let shown = Credentials::of(request.metadata(), request.extensions());
+        tokio::spawn(self.clone().read_asks(stream, shown, request.into_inner()));
         Ok(Response::new(inlet))
     }
 
-    async fn read_asks(self, stream: StreamId, mut asks: Streaming<PbRequest>) {
+    async fn read_asks(self, stream: StreamId, shown: Credentials, mut asks: Streaming<PbRequest>) {
         // An error is the client's going: the other end of the queue goes with it and tells the hub.
         while let Ok(Some(request)) = asks.message().await {
             let ask = match request.request_union {
-                Some(RequestUnion::CreateRequest(create)) => Ask::Create(convert(create)),
+                Some(RequestUnion::CreateRequest(create)) => match self.caller_again(Call::Watch, &shown).await {
+                    Ok(caller) => Ask::Create(Create { asker: caller.asker, ..convert(create) }),
+                    Err(status) => Ask::Create(Create { refused: Some(errors::in_a_watch(&status)), ..convert(create) }),
+                },
                 Some(RequestUnion::CancelRequest(cancel)) => Ask::Cancel(cancel.watch_id),
                 Some(RequestUnion::ProgressRequest(_)) => Ask::Progress,
                 None => continue,
@@ -89,6 +94,7 @@ fn convert(create: WatchCreateRequest) -> Create {
         prev_kv: create.prev_kv,
         fragment: create.fragment,
         notify: create.progress_notify,
+        ..Create::default()
     }
 }
 

@@ -4,9 +4,11 @@
 //! slowly holds up those tasks, and with them the hub's queues: the hub then serves it from the history.
 
 use super::Native;
+use crate::auth::Credentials;
 use crate::door::Door;
 use crate::watch::{Ask, Create, Encoded, Inlet, StreamId, WatchRequest, queue};
 use bytes::BytesMut;
+use concur_kv::Asker;
 use concur_proto::concur::v1 as pb;
 use concur_proto::etcdserverpb::WatchResponse;
 use concur_proto::mvccpb::Event;
@@ -31,15 +33,20 @@ const RESPONSE_BYTES_MAX: usize = 1 << 20;
 type Replies = mpsc::Sender<Result<pb::WatchReply, Status>>;
 
 /// Serves one stream of watches.
-pub(super) fn serve(native: Native, requests: Streaming<pb::WatchRequest>) -> ReceiverStream<Result<pb::WatchReply, Status>> {
+pub(super) fn serve(
+    native: Native,
+    shown: Credentials,
+    requests: Streaming<pb::WatchRequest>,
+) -> ReceiverStream<Result<pb::WatchReply, Status>> {
     let (replies, stream) = mpsc::channel(REPLIES_MAX);
-    let watching = Watching { native, replies, tasks: JoinSet::new(), watches: BTreeMap::new() };
+    let watching = Watching { native, shown, replies, tasks: JoinSet::new(), watches: BTreeMap::new() };
     tokio::spawn(watching.run(requests));
     ReceiverStream::new(stream)
 }
 
 struct Watching {
     native: Native,
+    shown: Credentials,
     replies: Replies,
     /// Ended, they end the watches.
     tasks: JoinSet<()>,
@@ -99,7 +106,8 @@ impl Watching {
             return Err(End::For(format!("the namespace `{name}` has no watches")));
         };
         let start = i64::try_from(create.revision).map_err(|_| End::For("there is no such revision".into()))?;
-        let Asking { id, start, inlet } = open(door, &create, start).await?;
+        let asker = self.native.asker(name, &self.shown).await.map_err(|status| End::For(status.message().to_owned()))?;
+        let Asking { id, start, inlet } = open(door, asker, &create, start).await?;
         let task = forward(id, start, inlet, self.replies.clone());
         self.watches.insert(id, self.tasks.spawn(task));
         Ok(())
@@ -130,10 +138,11 @@ struct Asking {
 }
 
 /// Asks the hub for a watch on a stream of its own.
-async fn open(door: &Door, create: &pb::WatchCreate, start: i64) -> Result<Asking, End> {
+async fn open(door: &Door, asker: Asker, create: &pb::WatchCreate, start: i64) -> Result<Asking, End> {
     let stream = StreamId::next();
     let (outlet, inlet) = queue(door.clone(), stream, RESPONSES_MAX, RESPONSE_BYTES_MAX);
-    let hub = Create { key: create.key.clone(), range_end: create.range_end.clone(), start, prev_kv: create.previous, ..Create::default() };
+    let (key, range_end) = (create.key.clone(), create.range_end.clone());
+    let hub = Create { key, range_end, start, prev_kv: create.previous, asker, ..Create::default() };
     for ask in [Ask::Open { outlet, needs_leader: true }, Ask::Create(hub)] {
         door.watch(WatchRequest { stream, ask }).await.map_err(|refusal| End::Elsewhere(refusal.to_string()))?;
     }

@@ -13,7 +13,7 @@ use super::encode::{event, response};
 use super::index::{Index, Interest};
 use super::{Ask, Create, Encoded, Outlet, StreamId, WatchRequest};
 use crate::door::Pulse;
-use crate::etcd::{Identity, errors};
+use crate::etcd::{Identity, errors, kv_error};
 use crate::metrics::Metrics;
 
 /// Bounds of a hub.
@@ -246,8 +246,13 @@ impl Hub {
 
     fn create(&mut self, stream: StreamId, create: Create, kv: &Kv) {
         let Some(open) = self.streams.get_mut(&stream) else { return };
+        let key = if create.key.is_empty() { &[0][..] } else { &create.key };
+        let verdict = kv.auth().check_read(&create.asker, key, &create.range_end);
+        let denied = create.refused.or_else(|| verdict.err().map(|error| errors::in_a_watch(&kv_error(error))));
         let interest = Interest::of(create.key, create.range_end);
-        let refusal = if create.start < 0 {
+        let refusal = if denied.is_some() {
+            denied
+        } else if create.start < 0 {
             Some(errors::COMPACTED.text.to_owned())
         } else if kv.config().ordering == concur_kv::Ordering::PerKey {
             Some(KvError::OrderedPerKey.text())

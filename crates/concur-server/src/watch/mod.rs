@@ -22,6 +22,7 @@ pub use hub::{Hub, HubLimits};
 pub use queue::{Inlet, Outlet, queue};
 
 use bytes::Bytes;
+use concur_kv::Asker;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// One client's stream of watches, named once in a process.
@@ -88,4 +89,8 @@ pub struct Create {
     pub fragment: bool,
     /// Whether to be told the revision now and then when nothing happens.
     pub notify: bool,
+    /// Who asks; judged when the watch begins, as in etcd, and not again.
+    pub asker: Asker,
+    /// Why nobody could be found out to ask, if so.
+    pub refused: Option<String>,
 }

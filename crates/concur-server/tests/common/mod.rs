@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use concur_core::{Epoch, Wire};
 use concur_kv::{Command, Config, Kv, Reply};
+use concur_server::auth::{AuthOptions, Authority};
 use concur_server::door::{Door, DoorLimits, Job, Jobs, Level, Member, Pulse, Stamp, Status};
 use concur_server::etcd::{Etcd, EtcdLimits, Identity};
 use concur_server::front::Front;
@@ -26,6 +27,7 @@ pub struct Node {
     pub pulse: Arc<Pulse>,
     pub stop: watch::Sender<bool>,
     pub serving: JoinHandle<std::io::Result<usize>>,
+    pub etcd: Etcd,
 }
 
 #[derive(Default)]
@@ -35,6 +37,9 @@ pub struct Setup {
     pub etcd: EtcdLimits,
     pub serve: ServeLimits,
     pub door: DoorLimits,
+    pub auth: AuthOptions,
+    /// What was executed before anybody could ask.
+    pub seed: Vec<Command>,
 }
 
 impl Node {
@@ -52,14 +57,20 @@ impl Node {
         let (door, pulse, jobs) = Door::new(setup.door);
         pulse.set_leader(IDENTITY.member, 1);
         let metrics = Arc::new(Metrics::new(IDENTITY, Labels::default()));
-        let kv = Kv::new(setup.store);
+        let mut kv = Kv::new(setup.store);
+        for command in setup.seed {
+            kv.execute(&command, now_ms());
+        }
+        pulse.auth().observe(kv.auth());
         let hub = Hub::new(setup.hub, IDENTITY, pulse.clone(), metrics.clone(), kv.revision());
         tokio::spawn(Driver { kv, hub, pulse: pulse.clone(), address, executed: 0 }.run(jobs));
         let traffic = metrics.traffic.clone();
-        let front = Front::new(Etcd::new(door, IDENTITY, setup.etcd, metrics));
+        let authority = Arc::new(Authority::new(&setup.auth).expect("options of tokens"));
+        let etcd = Etcd::new(door, IDENTITY, setup.etcd, metrics).guarded_by(authority);
+        let front = Front::new(etcd.clone());
         let (stop, stopped) = watch::channel(false);
         let serving = tokio::spawn(serve(Socket { listener, tls: None, traffic }, front, setup.serve, stopped));
-        Self { address, pulse, stop, serving }
+        Self { address, pulse, stop, serving, etcd }
     }
 
     pub async fn channel(&self) -> Channel {
@@ -119,6 +130,7 @@ impl Driver {
     fn execute(&mut self, command: &Command) -> Reply {
         self.executed += 1;
         let reply = self.kv.execute(command, now_ms());
+        self.pulse.auth().observe(self.kv.auth());
         self.hub.advance(&self.kv);
         reply
     }
@@ -168,4 +180,28 @@ impl Driver {
 
 fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis() as u64
+}
+
+/// Users with the password `secret`, and what they may do on the key `k` alone; auth is on if `enabled`.
+pub fn users(enabled: bool) -> Vec<Command> {
+    use concur_kv::{Access, AuthCommand, Permission};
+    let hash = bytes::Bytes::from(bcrypt::hash("secret", 4).expect("a hash"));
+    let mut commands = Vec::new();
+    let mut user = |name: &str, role: Option<(&str, Access)>| {
+        commands.push(AuthCommand::UserAdd { name: name.into(), password: hash.clone(), no_password: false });
+        if let Some((role, access)) = role {
+            let permission = Permission { access, key: "k".into(), range_end: "".into() };
+            commands.push(AuthCommand::RoleAdd { name: role.into() });
+            commands.push(AuthCommand::RoleGrantPermission { name: role.into(), permission: Some(permission) });
+            commands.push(AuthCommand::UserGrantRole { name: name.into(), role: role.into() });
+        }
+    };
+    user("guest", None);
+    user("reader", Some(("reads", Access::Read)));
+    user("writer", Some(("writes", Access::Write)));
+    user("root", Some(("root", Access::Read)));
+    if enabled {
+        commands.push(AuthCommand::Enable);
+    }
+    commands.into_iter().map(|command| Command::Auth(command).by_node()).collect()
 }
