@@ -154,6 +154,10 @@ fn main() -> ExitCode {
         }
     }
     println!("{}", shared.summary());
+    if shared.compared() == 0 {
+        eprintln!("concur-fuzz: nothing was compared");
+        failed = true;
+    }
     if failed || shared.differences.load(Ordering::Relaxed) > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 

@@ -85,7 +85,12 @@ impl Shared {
         self.sequences.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How much was compared.
+    /// How many calls were compared.
+    pub(crate) fn compared(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
+    }
+
+    /// How much was compared, in words.
     pub(crate) fn summary(&self) -> String {
         let counts = self.counts.lock().expect("nobody panics with it");
         let kinds = Call::KINDS.iter().zip(counts.iter()).filter(|(_, count)| **count > 0).map(|(kind, count)| format!("{kind} {count}"));
