@@ -1,16 +1,14 @@
 //! One namespace, through whichever member answers.
 
 use crate::error::{ClientError, Verdict, judge, said};
-use crate::members::{Members, Place};
+use crate::members::{Members, Place, Speaks};
 use crate::retry::{Budget, backoff};
 use crate::session::{Numbered, Sessions};
 use bytes::Bytes;
 use concur_proto::concur::v1 as pb;
-use concur_proto::concur::v1::concur_client::ConcurClient;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
-use tonic::transport::Channel;
 use tonic::{Response, Status};
 
 /// How a client behaves. Write a literal that ends in `..Options::default()`, or begin with [`Options::new`].
@@ -20,6 +18,8 @@ pub struct Options {
     pub endpoints: Vec<String>,
     /// The namespace; empty for the default one.
     pub namespace: String,
+    /// The token of a user, where the namespace asks who it is; empty: none. It is had from etcd's API.
+    pub token: String,
     /// How long a request may take, all attempts together.
     pub timeout: Duration,
     /// How long one attempt may take before another member is asked.
@@ -43,6 +43,7 @@ impl Default for Options {
         Self {
             endpoints: vec!["127.0.0.1:2379".into()],
             namespace: String::new(),
+            token: String::new(),
             timeout: Duration::from_secs(5),
             attempt_time_max: Duration::from_secs(2),
             backoff_min: Duration::from_millis(10),
@@ -124,7 +125,7 @@ impl Client {
             return Err(ClientError::Options("a time or a limit of zero would stop every request".into()));
         }
         let shared = Shared {
-            members: Members::new(&options.endpoints, options.attempt_time_max, &options.dialer)?,
+            members: Members::new(&options.endpoints, &options.token, options.attempt_time_max, &options.dialer)?,
             sessions: Sessions::new(),
             budget: Budget::new(options.retries_max),
             turns: Semaphore::new(options.in_flight_max.min(Semaphore::MAX_PERMITS)),
@@ -269,7 +270,7 @@ impl<'s> Tries<'s> {
     }
 
     /// Asks the current member.
-    async fn attempt<T>(&mut self, ask: impl AsyncFnOnce(ConcurClient<Channel>) -> Result<Response<T>, Status>) -> Result<T, Status> {
+    async fn attempt<T>(&mut self, ask: impl AsyncFnOnce(Speaks) -> Result<Response<T>, Status>) -> Result<T, Status> {
         let (place, member) = self.shared.members.current(self.shared.options.answer_bytes_max);
         self.place = Some(place);
         let time_max = self.deadline.saturating_duration_since(Instant::now()).min(self.shared.options.attempt_time_max) + GRACE;

@@ -4,7 +4,27 @@ use crate::ClientError;
 use concur_proto::concur::v1::concur_client::ConcurClient;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+
+/// A member as it is spoken to.
+pub(crate) type Speaks = ConcurClient<InterceptedService<Channel, Shown>>;
+
+/// Shows a token with each request, if there is one.
+#[derive(Debug, Clone)]
+pub(crate) struct Shown(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for Shown {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(token) = &self.0 {
+            request.metadata_mut().insert("token", token.clone());
+        }
+        Ok(request)
+    }
+}
 
 /// A member by its place in the list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +35,7 @@ pub(crate) struct Place(usize);
 pub(crate) struct Members {
     channels: Vec<(String, Channel)>,
     current: AtomicUsize,
+    shown: Shown,
 }
 
 /// How often a silent connection is asked whether it lives, and how long it may take to say so.
@@ -22,7 +43,12 @@ const PING_INTERVAL: Duration = Duration::from_secs(5);
 const PING_TIME_MAX: Duration = Duration::from_secs(3);
 
 impl Members {
-    pub(crate) fn new(endpoints: &[String], connect_time_max: Duration, dialer: &concur_tls::Dialer) -> Result<Self, ClientError> {
+    pub(crate) fn new(
+        endpoints: &[String],
+        token: &str,
+        connect_time_max: Duration,
+        dialer: &concur_tls::Dialer,
+    ) -> Result<Self, ClientError> {
         if endpoints.is_empty() {
             return Err(ClientError::Options("a client needs at least one endpoint".into()));
         }
@@ -37,7 +63,9 @@ impl Members {
             Ok((address, to.connect_with_connector_lazy(dialer.connector())))
         };
         let channels = endpoints.iter().map(channel).collect::<Result<_, _>>()?;
-        Ok(Self { channels, current: AtomicUsize::new(0) })
+        let token = Some(token).filter(|token| !token.is_empty()).map(str::parse).transpose();
+        let shown = Shown(token.map_err(|_| ClientError::Options("the token is none".into()))?);
+        Ok(Self { channels, current: AtomicUsize::new(0), shown })
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -45,9 +73,13 @@ impl Members {
     }
 
     /// The member to speak to.
-    pub(crate) fn current(&self, bytes_max: usize) -> (Place, ConcurClient<Channel>) {
+    pub(crate) fn current(&self, bytes_max: usize) -> (Place, Speaks) {
         let at = self.current.load(Ordering::Relaxed) % self.channels.len();
-        (Place(at), client(&self.channels[at].1, bytes_max))
+        (Place(at), self.client(&self.channels[at].1, bytes_max))
+    }
+
+    fn client(&self, channel: &Channel, bytes_max: usize) -> Speaks {
+        ConcurClient::with_interceptor(channel.clone(), self.shown.clone()).max_decoding_message_size(bytes_max)
     }
 
     /// Its address.
@@ -56,8 +88,8 @@ impl Members {
     }
 
     /// Every member.
-    pub(crate) fn all(&self, bytes_max: usize) -> impl Iterator<Item = (&str, ConcurClient<Channel>)> {
-        self.channels.iter().map(move |(address, channel)| (address.as_str(), client(channel, bytes_max)))
+    pub(crate) fn all(&self, bytes_max: usize) -> impl Iterator<Item = (&str, Speaks)> {
+        self.channels.iter().map(move |(address, channel)| (address.as_str(), self.client(channel, bytes_max)))
     }
 
     /// Speaks to the next member from now on, unless somebody moved on from this one already.
@@ -65,8 +97,4 @@ impl Members {
         let next = (place.0 + 1) % self.channels.len();
         let _ = self.current.compare_exchange(place.0, next, Ordering::Relaxed, Ordering::Relaxed);
     }
-}
-
-fn client(channel: &Channel, bytes_max: usize) -> ConcurClient<Channel> {
-    ConcurClient::new(channel.clone()).max_decoding_message_size(bytes_max)
 }
