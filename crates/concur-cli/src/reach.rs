@@ -4,14 +4,18 @@ use crate::exit::{Exit, Failure, Outcome};
 use clap::Args;
 use concur::{Rules, TlsOptions};
 use concur_proto::etcdserverpb as pb;
+use concur_proto::etcdserverpb::auth_client::AuthClient;
 use concur_proto::etcdserverpb::cluster_client::ClusterClient;
 use concur_proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use concur_tls::Dialer;
 use std::error::Error;
 use std::path::PathBuf;
 use std::time::Duration;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 /// Where a server listens unless something else is said.
 const ENDPOINT: &str = "127.0.0.1:2379";
@@ -31,6 +35,9 @@ pub(crate) struct Reach {
     /// How long to wait, with its unit (500ms, 5s)
     #[arg(long, env = "CONCUR_TIMEOUT", value_parser = duration, default_value = "5s", value_name = "DURATION")]
     pub(crate) timeout: Duration,
+    /// The user to be, where the cluster asks who it is
+    #[arg(long, env = "CONCUR_USER", hide_env_values = true, value_name = "NAME:PASSWORD")]
+    pub(crate) user: Option<String>,
     #[command(flatten)]
     tls: ClientTls,
 }
@@ -132,7 +139,22 @@ impl Reach {
         let channel = tokio::time::timeout(self.timeout, to.connect_with_connector(dialer.connector()))
             .await
             .map_err(|_| "it takes too long".to_owned())?;
-        Ok(Link { channel: channel.map_err(|error| innermost(&error))?, endpoint: endpoint.to_owned(), timeout: self.timeout })
+        let channel = channel.map_err(|error| innermost(&error))?;
+        let shown = Shown(self.token(channel.clone()).await?);
+        Ok(Link { channel: InterceptedService::new(channel, shown), endpoint: endpoint.to_owned(), timeout: self.timeout })
+    }
+
+    /// The token of the user to be; none where nobody is asked who it is.
+    async fn token(&self, channel: Channel) -> Result<Option<MetadataValue<Ascii>>, String> {
+        let Some((name, password)) = self.user.as_deref().map(|user| user.split_once(':').unwrap_or((user, ""))) else { return Ok(None) };
+        let request = pb::AuthenticateRequest { name: name.into(), password: password.into() };
+        let mut client = AuthClient::new(channel);
+        match tokio::time::timeout(self.timeout, client.authenticate(request)).await {
+            Ok(Ok(entered)) => Ok(entered.into_inner().token.parse().ok()),
+            Ok(Err(status)) if status.code() == Code::FailedPrecondition => Ok(None),
+            Ok(Err(status)) => Err(status.message().to_owned()),
+            Err(_) => Err("it takes too long".into()),
+        }
     }
 }
 
@@ -160,10 +182,23 @@ pub(crate) enum Asked {
     Write,
 }
 
+/// Shows a token with each request, if there is one.
+#[derive(Debug, Clone)]
+pub(crate) struct Shown(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for Shown {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(token) = &self.0 {
+            request.metadata_mut().insert("token", token.clone());
+        }
+        Ok(request)
+    }
+}
+
 /// A connection to one server.
 #[derive(Debug, Clone)]
 pub(crate) struct Link {
-    pub(crate) channel: Channel,
+    pub(crate) channel: InterceptedService<Channel, Shown>,
     pub(crate) endpoint: String,
     pub(crate) timeout: Duration,
 }

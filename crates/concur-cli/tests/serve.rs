@@ -3,8 +3,12 @@
 mod common;
 
 use common::{PATIENCE, Process, Scratch, concur, free, page};
+use concur_proto::etcdserverpb::auth_client::AuthClient;
 use concur_proto::etcdserverpb::cluster_client::ClusterClient;
-use concur_proto::etcdserverpb::{MemberAddRequest, MemberRemoveRequest};
+use concur_proto::etcdserverpb::{
+    AuthEnableRequest, AuthStatusRequest, AuthUserAddRequest, AuthUserGrantRoleRequest, AuthenticateRequest, MemberAddRequest,
+    MemberRemoveRequest,
+};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -182,5 +186,33 @@ fn changes_over_etcds_api_are_taken_one_right_behind_another() {
             let left = client.member_remove(MemberRemoveRequest { id }).await.unwrap().into_inner();
             assert_eq!(left.members.len(), 1);
         }
+    });
+}
+
+#[test]
+fn users_are_there_after_kill_and_their_tokens_are_asked_for_again() {
+    let scratch = Scratch::new("users");
+    let alone = Alone::start(&scratch);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let enter = || AuthenticateRequest { name: "root".into(), password: "secret".into() };
+    runtime.block_on(async {
+        let mut client = AuthClient::connect(format!("http://{}", alone.client)).await.unwrap();
+        let add = AuthUserAddRequest { name: "root".into(), password: "secret".into(), ..Default::default() };
+        client.user_add(add).await.unwrap();
+        client.user_grant_role(AuthUserGrantRoleRequest { user: "root".into(), role: "root".into() }).await.unwrap();
+        client.auth_enable(AuthEnableRequest {}).await.unwrap();
+        client.authenticate(enter()).await.unwrap();
+    });
+    drop(alone);
+    let again = Alone::start(&scratch);
+    refused(&again.run(&["put", "a", "1"]), 3, &["user name is empty"]);
+    refused(&again.run(&["put", "a", "1", "--user", "root:wrong"]), 2, &["authentication failed"]);
+    assert!(again.run(&["put", "a", "1", "--user", "root:secret"]).status.success());
+    assert!(again.run(&["status", "--user", "root:secret"]).status.success());
+    runtime.block_on(async {
+        let mut client = AuthClient::connect(format!("http://{}", again.client)).await.unwrap();
+        let status = client.auth_status(AuthStatusRequest {}).await.unwrap().into_inner();
+        assert!(status.enabled && status.auth_revision == 3, "{status:?}");
+        client.authenticate(enter()).await.unwrap();
     });
 }

@@ -25,7 +25,6 @@ mod ring_crypto;
 pub use known::Known;
 pub use options::{AuthOptions, AuthOptionsError, TOKEN_TTL};
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use concur_kv::{Asker, AuthRevision};
