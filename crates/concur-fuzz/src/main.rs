@@ -62,9 +62,9 @@ struct Arguments {
     /// Starts both: Concur's program
     #[arg(long, env = "CONCUR_FUZZ_CONCUR", value_name = "PROGRAM", requires = "etcd")]
     concur: Option<PathBuf>,
-    /// The strategy that Concur is started with
-    #[arg(long, env = "CONCUR_FUZZ_STRATEGY", default_value = "raft")]
-    strategy: String,
+    /// The strategy that Concur is started with [default: its own]
+    #[arg(long, env = "CONCUR_FUZZ_STRATEGY")]
+    strategy: Option<String>,
     /// How many members Concur is started with
     #[arg(long, env = "CONCUR_FUZZ_MEMBERS", default_value_t = 1)]
     members: usize,
@@ -97,11 +97,17 @@ fn time(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs(number.saturating_mul(seconds)))
 }
 
+/// What Concur is started with.
+fn serve(strategy: Option<&str>) -> Vec<String> {
+    let strategy = strategy.into_iter().flat_map(|name| ["--strategy", name]);
+    ["serve", "--until-stdin-ends"].into_iter().chain(strategy).map(str::to_owned).collect()
+}
+
 fn plan(arguments: &Arguments) -> Result<Plan, String> {
     let place = match (&arguments.etcd, &arguments.concur) {
         (Some(etcd), Some(concur)) => Where::Started {
-            reference: Program { path: etcd.clone(), members: 1, strategy: None },
-            subject: Program { path: concur.clone(), members: arguments.members, strategy: Some(arguments.strategy.clone()) },
+            reference: Program { path: etcd.clone(), members: 1, arguments: Vec::new() },
+            subject: Program { path: concur.clone(), members: arguments.members, arguments: serve(arguments.strategy.as_deref()) },
             scratch: arguments.scratch.clone().unwrap_or_else(std::env::temp_dir),
         },
         _ if arguments.reference.is_empty() => {

@@ -25,8 +25,8 @@ pub(crate) struct Cluster {
 pub(crate) struct Program {
     pub(crate) path: PathBuf,
     pub(crate) members: usize,
-    /// Concur's strategy; none for etcd.
-    pub(crate) strategy: Option<String>,
+    /// What comes before the flags that both take.
+    pub(crate) arguments: Vec<String>,
 }
 
 impl Cluster {
@@ -39,9 +39,9 @@ impl Cluster {
         let ports = free_ports(2 * program.members)?;
         let (clients, peers) = ports.split_at(program.members);
         let mut cluster = Self { endpoints: Vec::new(), members: Vec::new(), dir };
-        for at in 0..program.members {
-            cluster.endpoints.push(format!("http://127.0.0.1:{}", clients[at]));
-            let member = cluster.spawn(program, at, clients[at], peers);
+        for (at, &client) in clients.iter().enumerate() {
+            cluster.endpoints.push(format!("http://127.0.0.1:{client}"));
+            let member = cluster.spawn(program, at, client, peers);
             cluster.members.push(member.map_err(|error| format!("{}: {error}", program.path.display()))?);
         }
         let deadline = Instant::now() + START_TIME_MAX;
@@ -61,10 +61,8 @@ impl Cluster {
         let all: Vec<String> = peers.iter().enumerate().map(|(at, &port)| format!("n{at}={}", url(port))).collect();
         let log = File::create(self.dir.join(format!("n{at}.log")))?;
         let mut command = Command::new(&program.path);
-        if let Some(strategy) = &program.strategy {
-            command.args(["serve", "--strategy", strategy, "--until-stdin-ends"]);
-        }
         command
+            .args(&program.arguments)
             .args(["--name", &format!("n{at}"), "--initial-cluster-state", "new", "--initial-cluster-token", "fuzz"])
             .arg("--data-dir")
             .arg(self.dir.join(format!("n{at}")))

@@ -180,7 +180,7 @@ async fn sequences(shared: &Shared) -> Result<(), String> {
     let etcd = bench.pair.etcd().to_owned();
     let options = Options { calls: plan.length, modern: is_modern(&etcd) };
     let of = match &plan.place {
-        Where::Started { subject, .. } => format!("{}, {} members", subject.strategy.as_deref().unwrap_or_default(), subject.members),
+        Where::Started { subject, .. } => format!("{}, {} members", subject.arguments.join(" "), subject.members),
         Where::Running { subject, .. } => subject.join(","),
     };
     *shared.versions.lock().expect("nobody panics with it") = (etcd, of);
@@ -195,7 +195,7 @@ async fn sequences(shared: &Shared) -> Result<(), String> {
 }
 
 async fn one(shared: &Shared, bench: &mut Bench<'_>, number: u64, calls: Vec<(usize, Call)>) -> Result<(), String> {
-    let fresh = number % FRESH_EVERY == 0;
+    let fresh = number.is_multiple_of(FRESH_EVERY);
     let plain = |calls: &[(usize, Call)]| calls.iter().map(|(_, call)| call.clone()).collect::<Vec<_>>();
     let before = bench.pair.counts;
     let difference = bench.run(&plain(&calls), fresh).await?;

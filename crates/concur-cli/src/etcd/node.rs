@@ -3,7 +3,7 @@
 use super::flags::Settings;
 use crate::exit::Failure;
 use crate::serve::{self, Launch, go_duration};
-use concur::{HttpRules, Member, Security, ServeLimits, Serving, System, TlsOptions, Version};
+use concur::{AuthOptions, HttpRules, Member, Security, ServeLimits, Serving, System, TlsOptions, Version};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -40,6 +40,11 @@ pub(super) fn launch(settings: &Settings) -> Result<Launch, String> {
         listen_metrics: addresses(settings, "listen-metrics-urls")?,
         joins,
         retention,
+        auth: AuthOptions {
+            auth_token: settings.text("auth-token").into(),
+            token_ttl: Duration::from_secs(settings.number("auth-token-ttl")?),
+            bcrypt_cost: settings.number("bcrypt-cost")?,
+        },
         http: HttpRules {
             cors: settings.list("cors"),
             hosts: settings.list("host-whitelist"),

@@ -82,7 +82,7 @@ impl Turns {
         let admitted = etcd.deadline(request.metadata());
         async move {
             admitted?;
-            turns.step().await?;
+            turns.step().await.map_err(as_said)?;
             Ok(turns)
         }
     }
@@ -96,7 +96,7 @@ impl Turns {
                 Err(_) => return Err(Status::deadline_exceeded("context deadline exceeded")),
             },
         };
-        done.map_err(|status| if status.code() == Code::DeadlineExceeded { status } else { Status::unknown(status.message()) })
+        done.map_err(as_said)
     }
 
     /// Who asks, as of now: a wait may last longer than what was read of users and roles when it began.
@@ -257,6 +257,11 @@ pub(super) fn found(reply: Option<&OpReply>) -> Option<&KeyValue> {
         Some(OpReply::Range(range)) => range.kvs.first(),
         _ => None,
     }
+}
+
+/// A refusal as it reaches a caller through etcd's client.
+fn as_said(status: Status) -> Status {
+    if status.code() == Code::DeadlineExceeded { status } else { Status::unknown(status.message()) }
 }
 
 /// Whether another leader may do better.
