@@ -1,8 +1,10 @@
 //! The durable image in plain terms, for whoever keeps the same state in another form: an entry taken apart, and put together.
 //!
 //! Only of a namespace that is ordered totally: what one ordered per key keeps, nobody else does. An image is put together in the
-//! order of its keys: leases by id, then the summary, then versions by revision. Loading it checks the whole.
+//! order of its keys: the summary of users and roles, roles, users, each by name; leases by id; the summary; versions by revision.
+//! Loading it checks the whole.
 
+use crate::auth::{AUTH, PortableAuth};
 use crate::command::Alarm;
 use crate::image::{LEASE, META, META_FORMAT, Meta, RECORD, lease_id, lease_key, record_key};
 use crate::lease::Terms;
@@ -14,6 +16,8 @@ use concur_core::{Corrupt, Wire};
 /// An entry of the image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Portable {
+    /// Users and roles.
+    Auth(PortableAuth),
     /// A lease.
     Lease(PortableLease),
     /// What is said of the store as a whole.
@@ -65,6 +69,7 @@ impl Portable {
     /// Takes an entry apart.
     pub fn read(key: &[u8], value: &Bytes) -> Result<Self, Corrupt> {
         match key.split_first() {
+            Some((&AUTH, _)) => Ok(Self::Auth(PortableAuth::read(key, value)?)),
             Some((&LEASE, id)) => {
                 let Terms { ttl_s, deadline_ms, .. } = Terms::from_bytes(value)?;
                 Ok(Self::Lease(PortableLease { id: lease_id(id)?, ttl_s, deadline_ms }))
@@ -82,6 +87,7 @@ impl Portable {
     /// Puts an entry together. What cannot be a version, such as one without a key, is an error.
     pub fn to_image(&self) -> Result<(Bytes, Bytes), Corrupt> {
         match self {
+            Self::Auth(entry) => Ok(entry.to_image()),
             Self::Lease(PortableLease { id, ttl_s, deadline_ms }) => {
                 let terms = Terms { ttl_s: *ttl_s, deadline_ms: *deadline_ms, renewals: 0 };
                 Ok((lease_key(*id), terms.to_bytes()))

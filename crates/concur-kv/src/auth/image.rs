@@ -58,6 +58,77 @@ impl Entry {
     }
 }
 
+/// An entry of the image in plain terms.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PortableAuth {
+    /// Whether auth is on, and the revision.
+    Summary {
+        /// Whether it is.
+        enabled: bool,
+        /// The revision of users and roles.
+        revision: AuthRevision,
+    },
+    /// A role.
+    Role {
+        /// Its name.
+        name: String,
+        /// What it permits.
+        role: Role,
+    },
+    /// A user.
+    User {
+        /// The name.
+        name: String,
+        /// A hash of the password; empty: no password opens this account.
+        password: Bytes,
+        /// Whether the user comes with a certificate only.
+        no_password: bool,
+        /// The roles.
+        roles: BTreeSet<String>,
+    },
+}
+
+impl PortableAuth {
+    pub(crate) fn read(key: &[u8], value: &Bytes) -> Result<Self, Corrupt> {
+        Ok(match key {
+            [AUTH, SUMMARY] => {
+                let Summary { enabled, revision, .. } = Summary::of(value)?;
+                Self::Summary { enabled, revision }
+            }
+            [AUTH, ROLE, of @ ..] => Self::Role { name: name(of)?, role: Role::from_bytes(value)? },
+            [AUTH, USER, of @ ..] => {
+                let Kept { password, no_password, roles, .. } = Kept::from_bytes(value)?;
+                Self::User { name: name(of)?, password, no_password, roles }
+            }
+            _ => return Err(Corrupt::new("image: a key of no kind")),
+        })
+    }
+
+    /// The entry of an image. Tokens of elsewhere mean nothing there, so that none is void for its age.
+    pub(crate) fn to_image(&self) -> (Bytes, Bytes) {
+        match self.clone() {
+            Self::Summary { enabled, revision } => {
+                (Entry::Summary.key(), Summary { format: FORMAT, enabled, revision, disabled_at: AuthRevision(0) }.to_bytes())
+            }
+            Self::Role { name, role } => (Entry::Role(name).key(), role.to_bytes()),
+            Self::User { name, password, no_password, roles } => {
+                (Entry::User(name).key(), Kept { password, no_password, roles, since: AuthRevision(0) }.to_bytes())
+            }
+        }
+    }
+}
+
+impl Summary {
+    fn of(value: &Bytes) -> Result<Self, Corrupt> {
+        let summary = Self::from_bytes(value)?;
+        if summary.format == FORMAT { Ok(summary) } else { Err(Corrupt::new("image: users and roles of another format")) }
+    }
+}
+
+fn name(from: &[u8]) -> Result<String, Corrupt> {
+    String::from_utf8(from.to_vec()).map_err(|_| Corrupt::new("image: a name that is no text"))
+}
+
 impl Auth {
     /// What changed since the last call.
     pub(crate) fn take_changes(&mut self) -> impl Iterator<Item = Change> {
@@ -75,13 +146,9 @@ impl Auth {
 
     /// Takes in an entry of an image.
     pub(crate) fn load(&mut self, key: &Bytes, value: &Bytes) -> Result<(), Corrupt> {
-        let name = |from: &[u8]| String::from_utf8(from.to_vec()).map_err(|_| Corrupt::new("image: a name that is no text"));
         match &key[..] {
             [AUTH, SUMMARY] => {
-                let summary = Summary::from_bytes(value)?;
-                if summary.format != FORMAT {
-                    return Err(Corrupt::new("image: users and roles of another format"));
-                }
+                let summary = Summary::of(value)?;
                 (self.enabled, self.revision, self.disabled_at) = (summary.enabled, summary.revision, summary.disabled_at);
             }
             [AUTH, ROLE, of @ ..] => {

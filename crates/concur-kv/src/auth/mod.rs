@@ -35,6 +35,7 @@ use bytes::Bytes;
 use concur_core::wire_struct;
 use grants::Grants;
 pub(crate) use image::AUTH;
+pub use image::PortableAuth;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// The user without whom auth cannot be enabled, and the role that may do everything.

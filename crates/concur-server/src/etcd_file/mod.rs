@@ -10,10 +10,9 @@
 //! | `auth`, `authUsers`, `authRoles` | whether it is enabled; users; roles |
 //!
 //! [`Export`] writes one from a view of the engine, [`examine`] and [`Import`] read one. Both keep the whole history since the last
-//! compaction: versions, deletions, create revisions, leases with what is left of them, alarms.
+//! compaction: versions, deletions, create revisions, leases with what is left of them, alarms, users and roles.
 //!
-//! What is written names no version of the cluster and the storage of etcd 3.6, so that any etcd from 3.4 on takes it. Users and roles
-//! are not kept by this store: a file says that there are none, and one that has some is refused.
+//! What is written names no version of the cluster and the storage of etcd 3.6, so that any etcd from 3.4 on takes it.
 
 mod read;
 mod write;

@@ -8,9 +8,10 @@ use bytes::Bytes;
 use concur_bolt::{BoltError, Reader, Sealed};
 use concur_core::Corrupt;
 use concur_kv::{
-    Alarm, AlarmKind, KeyValue, LEASE_TTL_MAX_S, LeaseId, Portable, PortableLease, PortableSummary, PortableVersion, QUOTA_BYTES, Revision,
+    Access, Alarm, AlarmKind, AuthRevision, KeyValue, LEASE_TTL_MAX_S, LeaseId, Permission, Portable, PortableAuth, PortableLease,
+    PortableSummary, PortableVersion, QUOTA_BYTES, Revision, Role,
 };
-use concur_proto::{etcdserverpb, leasepb, mvccpb};
+use concur_proto::{authpb, etcdserverpb, leasepb, mvccpb};
 use prost::Message;
 use std::collections::{BTreeMap, HashMap};
 use std::io::{Read, Seek, SeekFrom};
@@ -34,12 +35,6 @@ pub enum FileError {
         /// What was found.
         what: String,
     },
-    /// It has users or roles.
-    #[error(
-        "it has users or roles, or asks who its clients are, which this store does not keep: what they guard would be open to everybody. \
-         Remove them in etcd and take another snapshot"
-    )]
-    Auth,
 }
 
 impl From<BoltError> for FileError {
@@ -92,6 +87,8 @@ pub struct Summary {
     pub hash_checked: bool,
     /// A hash of everything that is kept of it.
     pub hash: u64,
+    /// Users and roles, in the order of an image.
+    auth: Vec<PortableAuth>,
     alarms: Vec<Alarm>,
     granted: BTreeMap<LeaseId, Granted>,
     known: HashMap<Box<[u8]>, Known>,
@@ -127,7 +124,7 @@ pub(crate) fn examine<R: Read + Seek>(mut file: R, options: FileOptions) -> Resu
         })?;
     }
     let mut reader = Reader::open(file, sealed.bytes)?;
-    refuse_auth(&mut reader)?;
+    let auth = read_auth(&mut reader)?;
     let meta = read_meta(&mut reader)?;
     let granted = read_leases(&mut reader)?;
     let alarms = read_alarms(&mut reader)?;
@@ -142,6 +139,7 @@ pub(crate) fn examine<R: Read + Seek>(mut file: R, options: FileOptions) -> Resu
         bytes: sealed.bytes,
         hash_checked: !options.skip_hash,
         hash: HASH_START,
+        auth,
         alarms,
         granted,
         known: HashMap::new(),
@@ -181,6 +179,9 @@ impl<'a, R: Read + Seek> Import<'a, R> {
             let (key, value) = entry.to_image().map_err(FileError::from)?;
             emit(key, value)
         };
+        for entry in &summary.auth {
+            put(&Portable::Auth(entry.clone()))?;
+        }
         for (&id, granted) in &summary.granted {
             let left_ms = u64::try_from(granted.left_s).unwrap_or(0).saturating_mul(1000);
             put(&Portable::Lease(PortableLease { id, ttl_s: granted.ttl_s, deadline_ms: from_ms.saturating_add(left_ms) }))?;
@@ -246,22 +247,48 @@ fn read_meta<R: Read + Seek>(reader: &mut Reader<R>) -> Result<Meta, FileError> 
     Ok(meta)
 }
 
-/// Users and roles, and whether they count, are not kept by this store: to leave them out in silence would open what they guard.
-fn refuse_auth<R: Read + Seek>(reader: &mut Reader<R>) -> Result<(), FileError> {
+/// Users, roles, and whether they count; nothing where there never were any.
+fn read_auth<R: Read + Seek>(reader: &mut Reader<R>) -> Result<Vec<PortableAuth>, FileError> {
+    let (mut enabled, mut revision, mut entries) = (false, AuthRevision::FIRST, Vec::new());
     for entry in reader.bucket(AUTH)?.into_iter().flatten() {
         let (key, value) = entry?;
-        if &key[..] == b"authEnabled" && value[..] == [1] {
-            return Err(FileError::Auth);
+        match &key[..] {
+            b"authEnabled" => enabled = value[..] == [1],
+            b"authRevision" => revision = AuthRevision(value[..].try_into().map_or(0, u64::from_be_bytes).max(revision.0)),
+            _ => {}
         }
     }
-    for bucket in [AUTH_USERS, AUTH_ROLES] {
-        if let Some(mut entries) = reader.bucket(bucket)?
-            && entries.next().transpose()?.is_some()
-        {
-            return Err(FileError::Auth);
-        }
+    for entry in reader.bucket(AUTH_ROLES)?.into_iter().flatten() {
+        let (key, value) = entry?;
+        let read = authpb::Role::decode(value).map_err(|_| damaged("a role"))?;
+        let permissions = read.key_permission.into_iter().map(read_permission).collect::<Option<_>>();
+        let role = Role { permissions: permissions.ok_or_else(|| damaged("a role's permission"))? };
+        entries.push(PortableAuth::Role { name: name(&key)?, role });
     }
-    Ok(())
+    for entry in reader.bucket(AUTH_USERS)?.into_iter().flatten() {
+        let (key, value) = entry?;
+        let authpb::User { password, roles, options, .. } = authpb::User::decode(value).map_err(|_| damaged("a user"))?;
+        let no_password = options.is_some_and(|options| options.no_password);
+        entries.push(PortableAuth::User { name: name(&key)?, password, no_password, roles: roles.into_iter().collect() });
+    }
+    if enabled || revision > AuthRevision::FIRST || !entries.is_empty() {
+        entries.insert(0, PortableAuth::Summary { enabled, revision });
+    }
+    Ok(entries)
+}
+
+fn name(key: &[u8]) -> Result<String, FileError> {
+    String::from_utf8(key.to_vec()).map_err(|_| damaged("a name of a user or role that is no text"))
+}
+
+fn read_permission(read: authpb::Permission) -> Option<Permission> {
+    let access = match authpb::permission::Type::try_from(read.perm_type) {
+        Ok(authpb::permission::Type::Read) => Access::Read,
+        Ok(authpb::permission::Type::Write) => Access::Write,
+        Ok(authpb::permission::Type::Readwrite) => Access::ReadWrite,
+        Err(_) => return None,
+    };
+    Some(Permission { access, key: read.key, range_end: read.range_end }).filter(|permission| !permission.key.is_empty())
 }
 
 fn read_leases<R: Read + Seek>(reader: &mut Reader<R>) -> Result<BTreeMap<LeaseId, Granted>, FileError> {
@@ -320,6 +347,10 @@ fn count<R: Read + Seek>(reader: &mut Reader<R>, summary: &mut Summary) -> Resul
     let (mut count, mut hash) = (0, summary.hash);
     for number in [summary.revision, summary.compacted] {
         hash = fold(hash, &number.to_le_bytes());
+    }
+    for entry in &summary.auth {
+        let (key, value) = Portable::Auth(entry.clone()).to_image()?;
+        hash = fold(fold(hash, &key), &value);
     }
     for (id, granted) in &summary.granted {
         for number in [id.0, granted.ttl_s, granted.left_s] {

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use concur_bolt::trailer::Hashing;
 use concur_bolt::{BoltError, Writer};
 use concur_core::GroupId;
-use concur_kv::{Command, Config, DeleteRange, Kv, LeaseId, Put, RangeQuery};
+use concur_kv::{Access, Asker, AuthCommand, Command, Config, DeleteRange, Kv, KvError, LeaseId, Permission, Put, RangeQuery, Reply};
 use concur_replica::kept_key;
 use concur_store::engine::{Engine, EngineRead, MemoryEngine, View, Write};
 use std::io::Cursor;
@@ -186,6 +186,38 @@ fn file_of(buckets: &[Bucket<'_>]) -> Vec<u8> {
 }
 
 #[test]
+fn users_and_roles_go_through_a_file_and_count_as_before() {
+    let mut kv = Kv::new(Config::default());
+    let permission = Permission { access: Access::Read, key: "a".into(), range_end: Bytes::from_static(&[0]) };
+    let change = |kv: &mut Kv, command| assert!(!matches!(kv.execute(&Command::Auth(command), 0), Reply::Refused(_)));
+    for name in ["root", "alice"] {
+        let password = Bytes::from_static(b"$2b$04$hash");
+        change(&mut kv, AuthCommand::UserAdd { name: name.into(), password, no_password: false });
+    }
+    change(&mut kv, AuthCommand::UserAdd { name: "bob".into(), password: Bytes::new(), no_password: true });
+    for name in ["root", "readers"] {
+        change(&mut kv, AuthCommand::RoleAdd { name: name.into() });
+    }
+    change(&mut kv, AuthCommand::RoleGrantPermission { name: "readers".into(), permission: Some(permission.clone()) });
+    change(&mut kv, AuthCommand::UserGrantRole { name: "root".into(), role: "root".into() });
+    change(&mut kv, AuthCommand::UserGrantRole { name: "alice".into(), role: "readers".into() });
+    change(&mut kv, AuthCommand::Enable);
+    let (again, image) = store(&written(kv.image()), taken()).unwrap();
+    assert!(again.auth().is_enabled());
+    assert_eq!(again.auth().revision(), kv.auth().revision());
+    assert_eq!(again.auth().permissions_of("readers").unwrap(), [permission]);
+    let alice = again.auth().user("alice").unwrap();
+    assert_eq!((&alice.password[..], alice.no_password, alice.roles.len()), (&b"$2b$04$hash"[..], false, 1));
+    assert!(again.auth().user("bob").unwrap().no_password);
+    let asker = |name: &str| Asker::User { name: name.into(), revision: kv.auth().revision() };
+    assert!(again.auth().check_read(&asker("alice"), b"b", b"").is_ok());
+    assert_eq!(again.auth().check_read(&asker("bob"), b"b", b""), Err(KvError::PermissionDenied));
+    assert!(image.is_sorted_by(|before, after| before.0 < after.0));
+    // And once more: nothing is lost on the way.
+    assert_eq!(store(&written(again.image()), taken()).unwrap().1, image);
+}
+
+#[test]
 fn what_cannot_be_kept_or_contradicts_itself_is_refused() {
     let refused = |buckets: &[Bucket<'_>]| examine(Cursor::new(file_of(buckets)), taken()).unwrap_err().to_string();
     let empty: Bucket<'_> = (KEY, &[]);
@@ -195,8 +227,8 @@ fn what_cannot_be_kept_or_contradicts_itself_is_refused() {
     assert_eq!(examine(Cursor::new(file_of(&[empty])), taken()).unwrap().revision, 1);
     assert_eq!(examine(Cursor::new(file_of(&[(KEY, &[(&put, two)])])), taken()).unwrap().revision, 2);
     assert!(refused(&[(b"other", &[])]).contains("no keys' bucket"));
-    assert!(refused(&[empty, (AUTH, &[(b"authEnabled", &[1])])]).contains("users or roles"));
-    assert!(refused(&[empty, (AUTH_USERS, &[(b"root", &[])])]).contains("users or roles"));
+    assert!(refused(&[empty, (AUTH_USERS, &[(b"root", &[0xff])])]).contains("a user"));
+    assert!(refused(&[empty, (AUTH_ROLES, &[(&[0xff], &[])])]).contains("no text"));
     assert!(refused(&[(KEY, &[(&put, two), (&later, four)])]).contains("nothing at revision 3"));
     assert!(refused(&[(KEY, &[(&put, four)])]).contains("a version that cannot be at revision 2.0"));
     assert!(refused(&[(KEY, &[(b"short", two)])]).contains("no revision"));

@@ -9,8 +9,8 @@ use crate::door::Member;
 use concur_bolt::trailer::{HASH_BYTES, Hashing};
 use concur_bolt::{BoltError, Layout, Writer};
 use concur_core::Corrupt;
-use concur_kv::{AlarmKind, Portable, PortableLease, PortableSummary, PortableVersion};
-use concur_proto::{etcdserverpb, leasepb, mvccpb};
+use concur_kv::{Access, AlarmKind, AuthRevision, Permission, Portable, PortableAuth, PortableLease, PortableSummary, PortableVersion};
+use concur_proto::{authpb, etcdserverpb, leasepb, mvccpb};
 use concur_replica::machine_key;
 use concur_store::engine::{EngineError, View};
 use prost::Message;
@@ -75,12 +75,13 @@ impl Export {
 }
 
 fn fill<W: Write>(mut writer: Writer<W>, view: &View, origin: &Origin) -> Result<(Layout, W), ExportError> {
-    let (mut leases, mut summary) = (Vec::new(), None);
+    let (mut leases, mut summary, mut auth) = (Vec::new(), None, Vec::new());
     let mut keys = writer.bucket(KEY);
     for entry in view.entries()? {
         let (key, value) = entry?;
         let Some(key) = machine_key(&key) else { continue };
         match Portable::read(&key, &value)? {
+            Portable::Auth(entry) => auth.push(entry),
             Portable::Lease(lease) => leases.push(lease),
             Portable::Summary(found) => summary = Some(found),
             Portable::Version(version) => {
@@ -95,7 +96,7 @@ fn fill<W: Write>(mut writer: Writer<W>, view: &View, origin: &Origin) -> Result
     put_meta(&mut writer, &summary, origin)?;
     put_alarms(&mut writer, &summary)?;
     put_members(&mut writer, origin)?;
-    put_auth(&mut writer)?;
+    put_auth(&mut writer, &auth)?;
     Ok(writer.finish()?)
 }
 
@@ -183,12 +184,45 @@ fn put_members<W: Write>(writer: &mut Writer<W>, origin: &Origin) -> Result<(), 
     writer.bucket(CLUSTER).finish()
 }
 
-/// That nobody needs to say who they are.
-fn put_auth<W: Write>(writer: &mut Writer<W>) -> Result<(), BoltError> {
+/// Users, roles, and whether they count. The entries come in the order of their names.
+fn put_auth<W: Write>(writer: &mut Writer<W>, entries: &[PortableAuth]) -> Result<(), BoltError> {
+    let summary = entries.iter().find_map(|entry| match entry {
+        PortableAuth::Summary { enabled, revision } => Some((*enabled, revision.0)),
+        _ => None,
+    });
+    let (enabled, revision) = summary.unwrap_or((false, AuthRevision::FIRST.0));
     let mut bucket = writer.bucket(AUTH);
-    bucket.put(b"authEnabled", &[0])?;
-    bucket.put(b"authRevision", &1u64.to_be_bytes())?;
+    bucket.put(b"authEnabled", &[u8::from(enabled)])?;
+    bucket.put(b"authRevision", &revision.to_be_bytes())?;
     bucket.finish()?;
-    writer.bucket(AUTH_USERS).finish()?;
-    writer.bucket(AUTH_ROLES).finish()
+    let mut bucket = writer.bucket(AUTH_ROLES);
+    for entry in entries {
+        if let PortableAuth::Role { name, role } = entry {
+            let key_permission = role.permissions.iter().map(permission).collect();
+            bucket.put(name.as_bytes(), &authpb::Role { name: name.clone().into_bytes().into(), key_permission }.encode_to_vec())?;
+        }
+    }
+    bucket.finish()?;
+    let mut bucket = writer.bucket(AUTH_USERS);
+    for entry in entries {
+        if let PortableAuth::User { name, password, no_password, roles } = entry {
+            let user = authpb::User {
+                name: name.clone().into_bytes().into(),
+                password: password.clone(),
+                roles: roles.iter().cloned().collect(),
+                options: Some(authpb::UserAddOptions { no_password: *no_password }),
+            };
+            bucket.put(name.as_bytes(), &user.encode_to_vec())?;
+        }
+    }
+    bucket.finish()
+}
+
+fn permission(permission: &Permission) -> authpb::Permission {
+    let perm_type = match permission.access {
+        Access::Read => authpb::permission::Type::Read,
+        Access::Write => authpb::permission::Type::Write,
+        Access::ReadWrite => authpb::permission::Type::Readwrite,
+    };
+    authpb::Permission { perm_type: perm_type as i32, key: permission.key.clone(), range_end: permission.range_end.clone() }
 }
