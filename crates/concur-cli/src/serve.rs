@@ -142,7 +142,7 @@ impl Serve {
     /// The system, and which member this node is.
     fn system(&self) -> Outcome<(System, String)> {
         let mut system = match &self.config {
-            Some(file) => system_of_file(file)?,
+            Some(file) => system_under(file, |system| system.insecure |= self.insecure)?,
             None => self.system_of_flags()?,
         };
         system.insecure |= self.insecure;
@@ -230,7 +230,12 @@ pub(crate) fn retention(revisions: bool, text: &str) -> Outcome<Retention> {
 
 /// The system that a file describes.
 pub(crate) fn system_of_file(file: &Path) -> Outcome<System> {
-    let document = Document::read(&config::read(file)?);
+    system_under(file, |_| {})
+}
+
+/// The system of a file, with what flags say over it.
+fn system_under(file: &Path, said: impl FnOnce(&mut System)) -> Outcome<System> {
+    let document = Document::read_under(&config::read(file)?, said);
     document.into_system().map_err(|invalid| Failure::new(Exit::Invalid, format!("{}\n{invalid}", file.display())))
 }
 

@@ -26,12 +26,18 @@ pub struct Document {
 impl Document {
     /// Reads and checks.
     pub fn read(text: &str) -> Self {
+        Self::read_under(text, |_| {})
+    }
+
+    /// Reads a file over which something else was said, and checks what comes of both.
+    pub fn read_under(text: &str, said: impl FnOnce(&mut System)) -> Self {
         let mut reading = Reading { text, findings: Vec::new(), spans: BTreeMap::new() };
         let (table, errors) = DeTable::parse_recoverable(text);
         for error in errors {
             reading.syntax(&error);
         }
-        let system = reading.system(table.get_ref());
+        let mut system = reading.system(table.get_ref());
+        said(&mut system);
         let Reading { mut findings, spans, .. } = reading;
         let read: Vec<String> = findings.iter().map(|f| f.field.clone()).collect();
         findings.extend(check::check(&system).into_iter().filter(|f| !read.contains(&f.field)));

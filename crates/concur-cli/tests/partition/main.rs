@@ -43,7 +43,7 @@ impl Cluster {
     fn start(strategy: &'static str) -> Self {
         let (net, scratch) = (Net::new(MEMBERS), Scratch::new(&format!("partition-{strategy}")));
         let mut file = format!(
-            "[system]\ndecision_making = \"{strategy}\"\n[security]\ninsecure = true\n[timeouts]\nheartbeat = \"60 ms\"\nelection = \"500 ms\"\n\
+            "[system]\ndecision_making = \"{strategy}\"\n[timeouts]\nheartbeat = \"60 ms\"\nelection = \"500 ms\"\n\
              [limits]\ncheckpoint_bytes = \"128 KiB\"\nretained_bytes_max = \"64 KiB\"\n"
         );
         for i in 0..MEMBERS {
@@ -58,7 +58,7 @@ impl Cluster {
 
     fn spawn(&mut self, i: usize) {
         let mut command = concur();
-        command.args(["serve", "--name", &format!("n{i}"), "--log-segment-bytes", "1MiB", "--until-stdin-ends"]);
+        command.args(["serve", "--insecure", "--name", &format!("n{i}"), "--log-segment-bytes", "1MiB", "--until-stdin-ends"]);
         command.arg("--config").arg(self.scratch.0.join("system.toml")).arg("--data-dir").arg(self.scratch.0.join(format!("n{i}")));
         self.processes[i] = Some(Process::start(self.net.on(i, &command), &self.log(i)));
     }
