@@ -1,7 +1,7 @@
 //! Who asks: passwords, tokens and certificates, in front of the store's users and roles.
 //!
 //! The store judges what a user may do ([`concur_kv::Auth`]); what stands here finds out which user it is. A request shows a token in
-//! its metadata, or came over a connection whose certificate names somebody ([`Credentials`]); the [`Authority`] turns that into an
+//! its metadata, or came over a connection whose certificate names somebody (its credentials); the [`Authority`] turns that into an
 //! [`Asker`], which travels with the command or read to where it is judged. While auth is off none of it is looked at.
 //!
 //! **Passwords** (`passwords.rs`) are kept as bcrypt hashes, made and compared off the node's thread, few at a time.

@@ -6,7 +6,7 @@
 //!
 //! Reads are linearizable unless the request says serializable. A transaction that writes nothing is served as a read.
 //!
-//! Every call begins with [`Etcd::caller`], which says who asks and checks what `guard` says that call needs; without a caller nothing
+//! Every call begins with `Etcd::caller`, which says who asks and checks what `guard` says that call needs; without a caller nothing
 //! of the store can be reached. What depends on keys is judged by the store, where the command is executed or the read is answered.
 //!
 //! A downgrade is judged as etcd judges it, and then refused: there is no older version to go back to.
