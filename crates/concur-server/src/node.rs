@@ -186,7 +186,7 @@ pub enum NodeError {
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// The options of passwords and tokens cannot be used.
-    #[error("error[C064]: {0}")]
+    #[error("error[C070]: {0}")]
     Auth(#[from] AuthOptionsError),
     /// The cluster does not take this node in.
     #[error("error[C063]: this node cannot join: {why}")]

@@ -270,4 +270,9 @@ const EXPLANATIONS: &[Explanation] = &[
         "no such cipher suite or TLS version",
         "TLS 1.2 and 1.3 are spoken, with the suites of each that encrypt and authenticate at once and have forward secrecy.",
     ),
+    e(
+        "C070",
+        "options of passwords or tokens that cannot be used",
+        "`--auth-token` is `simple`, or `jwt` with a sign-method and the files of its keys; `--bcrypt-cost` lies between 4 and 31.",
+    ),
 ];
