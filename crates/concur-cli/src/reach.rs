@@ -141,7 +141,17 @@ impl Reach {
             .map_err(|_| "it takes too long".to_owned())?;
         let channel = channel.map_err(|error| innermost(&error))?;
         let shown = Shown(self.token(channel.clone()).await?);
-        Ok(Link { channel: InterceptedService::new(channel, shown), endpoint: endpoint.to_owned(), timeout: self.timeout })
+        let channel = InterceptedService::new(channel, shown.clone());
+        Ok(Link { channel, shown, endpoint: endpoint.to_owned(), timeout: self.timeout })
+    }
+
+    /// What a client of the native API shows to be the user; empty where there is none to be.
+    pub(crate) async fn shown(&self) -> Outcome<String> {
+        if self.user.is_none() {
+            return Ok(String::new());
+        }
+        let Shown(token) = self.connect().await?.shown;
+        Ok(token.and_then(|token| token.to_str().ok().map(str::to_owned)).unwrap_or_default())
     }
 
     /// The token of the user to be; none where nobody is asked who it is.
@@ -199,6 +209,7 @@ impl Interceptor for Shown {
 #[derive(Debug, Clone)]
 pub(crate) struct Link {
     pub(crate) channel: InterceptedService<Channel, Shown>,
+    shown: Shown,
     pub(crate) endpoint: String,
     pub(crate) timeout: Duration,
 }

@@ -137,7 +137,7 @@ impl Store {
     pub(crate) async fn open(reach: &Reach, namespaced: &Namespaced) -> Outcome<Self> {
         match &namespaced.namespace {
             None => Ok(Self::Etcd(reach.connect().await?)),
-            Some(namespace) => Ok(Self::Native(Native::open(reach, namespace)?)),
+            Some(namespace) => Ok(Self::Native(Native::open(reach, namespace).await?)),
         }
     }
 

@@ -65,7 +65,7 @@ impl Watch {
     async fn native(&self, namespace: &str) -> Outcome {
         let (key, range_end) = self.keys.range();
         let revision = u64::try_from(self.revision).unwrap_or(0);
-        let mut watching = Native::open(&self.reach, namespace)?.watch(key, range_end, revision, self.previous).await?;
+        let mut watching = Native::open(&self.reach, namespace).await?.watch(key, range_end, revision, self.previous).await?;
         let mut left = self.count;
         loop {
             for event in watching.next().await? {

@@ -209,6 +209,10 @@ fn users_are_there_after_kill_and_their_tokens_are_asked_for_again() {
     refused(&again.run(&["put", "a", "1", "--user", "root:wrong"]), 2, &["authentication failed"]);
     assert!(again.run(&["put", "a", "1", "--user", "root:secret"]).status.success());
     assert!(again.run(&["status", "--user", "root:secret"]).status.success());
+    // Over the native API too.
+    assert!(!again.run(&["put", "a", "2", "--namespace", "default"]).status.success());
+    let native = again.run(&["put", "a", "2", "--namespace", "default", "--user", "root:secret"]);
+    assert!(native.status.success(), "{}", String::from_utf8_lossy(&native.stderr));
     runtime.block_on(async {
         let mut client = AuthClient::connect(format!("http://{}", again.client)).await.unwrap();
         let status = client.auth_status(AuthStatusRequest {}).await.unwrap().into_inner();

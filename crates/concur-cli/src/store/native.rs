@@ -18,9 +18,10 @@ pub(crate) struct Native {
 }
 
 impl Native {
-    pub(crate) fn open(reach: &Reach, namespace: &str) -> Outcome<Self> {
+    pub(crate) async fn open(reach: &Reach, namespace: &str) -> Outcome<Self> {
         let options = Options {
             namespace: namespace.to_owned(),
+            token: reach.shown().await?,
             timeout: reach.timeout,
             answer_bytes_max: ANSWER_BYTES_MAX,
             dialer: reach.dialer()?,
