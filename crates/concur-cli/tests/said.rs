@@ -4,6 +4,9 @@
 //! `{closed}` is the address of a port where nobody listens. With `CONCUR_TEST_WRITE=1` the files are written anew, to be reviewed as
 //! changed behaviour.
 
+#[path = "common/ports.rs"]
+mod ports;
+
 use std::fmt::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -22,13 +25,8 @@ fn words(line: &str) -> Vec<String> {
     words
 }
 
-/// The address of a port that was free a moment ago.
-fn closed() -> String {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
-}
-
 fn run(line: &str, folder: &Path) -> String {
-    let closed = closed();
+    let closed = ports::free();
     let words = words(&line.replace("{closed}", &closed));
     let program = words.iter().position(|word| word == "concur").expect("every command is one of concur's");
     let mut command = Command::new(env!("CARGO_BIN_EXE_concur"));

@@ -91,6 +91,11 @@ pub(crate) fn lacks_tombstones(etcd: &str) -> bool {
     etcd.starts_with("3.4")
 }
 
+/// Whether a watch may start at a negative revision: 3.4 takes it for one long compacted, but makes the watcher all the same.
+pub(crate) fn refuses_negative_starts(etcd: &str) -> bool {
+    !etcd.starts_with("3.4")
+}
+
 /// What is not sent, or not as it stands, and why: calls that end the real etcd, and what it leaves behind.
 pub(crate) const NOT_SENT: &[(&str, &str)] = &[
     (
@@ -432,6 +437,7 @@ mod tests {
         check_for("3.7.3", &call, refused("requested lease not found"), refused("mvcc: required revision has been compacted"), false);
         check_for("3.4.23", &call, refused("requested lease not found"), refused("request is too large"), false);
         assert!(lacks_tombstones("3.4.23") && !lacks_tombstones("3.7.3"));
+        assert!(refuses_negative_starts("3.7.3") && !refuses_negative_starts("3.4.23"));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! could change what there is to tell: a compaction, the end of a watch.
 
 use crate::call::Call;
-use crate::normal::{Pairing, lacks_tombstones, normalise};
+use crate::normal::{Pairing, lacks_tombstones, normalise, refuses_negative_starts};
 use crate::number::Known;
 use crate::side::{Answer, Side};
 use crate::watch::{Heard, MARKER_ID, MARKER_KEY, Stream};
@@ -237,12 +237,15 @@ impl Pair {
         if let Err(what) = self.open(stream).await {
             return Some(Difference { at, reference: Answer::Broken(what.clone()), subject: Answer::Broken(what) });
         }
+        let negative_starts = refuses_negative_starts(&self.etcd);
         self.looked_for |= create.start_revision != 0;
         for side in self.sides() {
             // The member that is asked may lag behind the one that wrote: a read brings it to where the other is.
             let range = pb::RangeRequest { key: vec![0].into(), count_only: true, ..Default::default() };
             side.ask(&Call::Range(range), stream.into()).await;
-            let create = pb::WatchCreateRequest { start_revision: side.known.real(create.start_revision), ..create.clone() };
+            // A store that was never compacted calls it -1: so "just compacted" may come out negative too.
+            let least = if negative_starts { i64::MIN } else { 0 };
+            let create = pb::WatchCreateRequest { start_revision: side.known.real(create.start_revision).max(least), ..create.clone() };
             let Side { streams, known, .. } = side;
             streams.get_mut(&stream).expect("it is open").create(create, known).await;
         }

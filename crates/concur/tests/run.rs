@@ -1,5 +1,8 @@
 //! Whole systems in this program.
 
+#[path = "../../concur-cli/tests/common/ports.rs"]
+mod ports;
+
 use bytes::Bytes;
 use concur::{
     At, Change, Corrupt, Footprint, Level, Limits, Member, Namespace, Network, Order, StateMachine, StoreError, System, Transport, Volume,
@@ -121,8 +124,7 @@ fn a_state_machine_of_ones_own_is_replicated() {
 
 /// Three members with addresses of their own, so that each can be stopped and started alone.
 fn apart(directory: &std::path::Path, strategy: concur::Strategy) -> System {
-    let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let members = (1..=3).map(|i| Member::new(format!("n{i}"), free(), free())).collect();
+    let members = (1..=3).map(|i| Member::new(format!("n{i}"), ports::free(), ports::free())).collect();
     let limits = Limits { checkpoint_bytes: 64 << 10, retained_bytes_max: 32 << 10, ..Limits::default() };
     System { members, limits, decision_making: strategy.into(), data_dir: directory.into(), ..System::default() }
 }

@@ -68,7 +68,10 @@ impl Nodes {
         std::fs::DirBuilder::new().mode(0o700).create(&directory).map_err(failed)?;
         let lock = File::create(directory.join("lock")).map_err(failed)?;
         lock.lock().map_err(failed)?;
-        let nodes = (0..count).map(|i| node(i).map_err(failed)).collect::<Outcome<Vec<_>>>()?;
+        // Held until all are picked, so that none is picked twice.
+        let mut held = Vec::new();
+        let nodes = (0..count).map(|i| node(i, &mut held).map_err(failed)).collect::<Outcome<Vec<_>>>()?;
+        drop(held);
         let mut all = Self { directory: directory.clone(), nodes, strategy, _lock: lock };
         for i in 0..count {
             all.spawn(i)?;
@@ -161,16 +164,19 @@ impl Drop for Nodes {
     }
 }
 
-fn node(i: usize) -> std::io::Result<Node> {
+fn node(i: usize, held: &mut Vec<TcpListener>) -> std::io::Result<Node> {
     // etcd's own for the first; those that its documents use for more members on one machine.
     let wanted = match i {
         0 => 2379,
         1..=4 => (2379 + 10_000 * (i + 1)) as u16,
         _ => 0,
     };
+    let mut free = || -> std::io::Result<u16> {
+        held.push(TcpListener::bind(("127.0.0.1", 0))?);
+        Ok(held[held.len() - 1].local_addr()?.port())
+    };
     let (client_port, peer_port) = match wanted {
-        0 => (free()?, free()?),
-        wanted if is_free(wanted) && is_free(wanted + 1) => (wanted, wanted + 1),
+        1.. if is_free(wanted) && is_free(wanted + 1) => (wanted, wanted + 1),
         _ => (free()?, free()?),
     };
     Ok(Node { name: format!("n{}", i + 1), client_port, peer_port, child: None })
@@ -178,8 +184,4 @@ fn node(i: usize) -> std::io::Result<Node> {
 
 fn is_free(port: u16) -> bool {
     TcpListener::bind(("127.0.0.1", port)).is_ok()
-}
-
-fn free() -> std::io::Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }

@@ -1,6 +1,7 @@
 //! What the tests with real processes share.
 #![allow(dead_code)] // Each program of tests uses a part.
 
+pub(crate) mod ports;
 pub(crate) mod registers;
 
 use std::path::{Path, PathBuf};
@@ -12,9 +13,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 /// How often something is looked at that is waited for.
 pub(crate) const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
-/// An address that was free a moment ago.
+/// An address of this test's own.
 pub(crate) fn free() -> String {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+    ports::free()
 }
 
 /// The program, as it is where nobody set anything.
