@@ -186,7 +186,7 @@ async fn report(mut reach: Reach, member: pb::Member) -> Report {
     let endpoint = member.client_ur_ls.first().map(|url| concur_tls::address(url)).unwrap_or_default();
     let (status, native) = match reach.connect_to(&endpoint).await {
         Ok(link) => (status(&link).await, native(&link).await),
-        Err(error) => (Err(error), None),
+        Err(failure) => (Err(failure.into_message()), None),
     };
     Report { member, endpoint, status, native }
 }

@@ -49,6 +49,11 @@ impl Failure {
         Self::new(exit, "")
     }
 
+    /// Whether it ends so.
+    pub(crate) fn is(&self, exit: Exit) -> bool {
+        self.code == exit as u8
+    }
+
     /// What it says.
     pub(crate) fn into_message(self) -> String {
         self.message

@@ -119,27 +119,28 @@ impl Reach {
         if self.tls.is_given() && !endpoint.contains("://") { format!("https://{endpoint}") } else { concur_tls::address(endpoint) }
     }
 
-    /// A connection to the first server that takes one.
+    /// A connection to the first server that takes one. One that refuses the user ends the search: the others would too.
     pub(crate) async fn connect(&self) -> Outcome<Link> {
         let (endpoints, mut last) = (self.endpoints(), String::new());
         for endpoint in &endpoints {
             match self.connect_to(endpoint).await {
                 Ok(link) => return Ok(link),
-                Err(error) => last = error,
+                Err(failure) if failure.is(Exit::Unreachable) => last = failure.into_message(),
+                Err(refused) => return Err(refused),
             }
         }
         Err(Failure::new(Exit::Unreachable, format!("nobody can be reached at {}: {last}", endpoints.join(", "))))
     }
 
     /// A connection to this server.
-    pub(crate) async fn connect_to(&self, endpoint: &str) -> Result<Link, String> {
-        let to = Endpoint::from_shared(concur_tls::url(endpoint)).map_err(|error| error.to_string())?;
+    pub(crate) async fn connect_to(&self, endpoint: &str) -> Outcome<Link> {
+        let to = Endpoint::from_shared(concur_tls::url(endpoint)).map_err(|error| unreached(error.to_string()))?;
         let to = to.connect_timeout(self.timeout);
-        let dialer = self.dialer().map_err(Failure::into_message)?;
+        let dialer = self.dialer()?;
         let channel = tokio::time::timeout(self.timeout, to.connect_with_connector(dialer.connector()))
             .await
-            .map_err(|_| "it takes too long".to_owned())?;
-        let channel = channel.map_err(|error| innermost(&error))?;
+            .map_err(|_| unreached(SLOW))?;
+        let channel = channel.map_err(|error| unreached(innermost(&error)))?;
         let shown = Shown(self.token(channel.clone()).await?);
         let channel = InterceptedService::new(channel, shown.clone());
         Ok(Link { channel, shown, endpoint: endpoint.to_owned(), timeout: self.timeout })
@@ -155,16 +156,31 @@ impl Reach {
     }
 
     /// The token of the user to be; none where nobody is asked who it is.
-    async fn token(&self, channel: Channel) -> Result<Option<MetadataValue<Ascii>>, String> {
+    async fn token(&self, channel: Channel) -> Outcome<Option<MetadataValue<Ascii>>> {
         let Some((name, password)) = self.user.as_deref().map(|user| user.split_once(':').unwrap_or((user, ""))) else { return Ok(None) };
         let request = pb::AuthenticateRequest { name: name.into(), password: password.into() };
         let mut client = AuthClient::new(channel);
         match tokio::time::timeout(self.timeout, client.authenticate(request)).await {
             Ok(Ok(entered)) => Ok(entered.into_inner().token.parse().ok()),
             Ok(Err(status)) if status.code() == Code::FailedPrecondition => Ok(None),
-            Ok(Err(status)) => Err(status.message().to_owned()),
-            Err(_) => Err("it takes too long".into()),
+            Ok(Err(status)) => Err(Failure::new(meaning(status.code()), status.message())),
+            Err(_) => Err(unreached(SLOW)),
         }
+    }
+}
+
+const SLOW: &str = "it takes too long";
+
+fn unreached(why: impl Into<String>) -> Failure {
+    Failure::new(Exit::Unreachable, why)
+}
+
+/// How a command ends that got this answer, if it is one.
+fn meaning(code: Code) -> Exit {
+    match code {
+        Code::InvalidArgument | Code::OutOfRange | Code::Unimplemented => Exit::Invalid,
+        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown => Exit::Unreachable,
+        _ => Exit::Failure,
     }
 }
 
@@ -234,11 +250,9 @@ impl Link {
 
     /// Why there is no answer, and what that means.
     pub(crate) async fn failure(&self, asked: Asked, status: &Status) -> Failure {
-        let said = status.message();
-        match status.code() {
-            Code::InvalidArgument | Code::OutOfRange | Code::Unimplemented => Failure::new(Exit::Invalid, said),
-            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown => self.silence(asked, status).await,
-            _ => Failure::new(Exit::Failure, said),
+        match meaning(status.code()) {
+            Exit::Unreachable => self.silence(asked, status).await,
+            exit => Failure::new(exit, status.message()),
         }
     }
 

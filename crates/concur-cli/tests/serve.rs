@@ -206,7 +206,7 @@ fn users_are_there_after_kill_and_their_tokens_are_asked_for_again() {
     drop(alone);
     let again = Alone::start(&scratch);
     refused(&again.run(&["put", "a", "1"]), 3, &["user name is empty"]);
-    refused(&again.run(&["put", "a", "1", "--user", "root:wrong"]), 2, &["authentication failed"]);
+    refused(&again.run(&["put", "a", "1", "--user", "root:wrong"]), 3, &["authentication failed"]);
     assert!(again.run(&["put", "a", "1", "--user", "root:secret"]).status.success());
     assert!(again.run(&["status", "--user", "root:secret"]).status.success());
     // Over the native API too.
