@@ -137,9 +137,8 @@ impl Reach {
         let to = Endpoint::from_shared(concur_tls::url(endpoint)).map_err(|error| unreached(error.to_string()))?;
         let to = to.connect_timeout(self.timeout);
         let dialer = self.dialer()?;
-        let channel = tokio::time::timeout(self.timeout, to.connect_with_connector(dialer.connector()))
-            .await
-            .map_err(|_| unreached(SLOW))?;
+        let channel =
+            tokio::time::timeout(self.timeout, to.connect_with_connector(dialer.connector())).await.map_err(|_| unreached(SLOW))?;
         let channel = channel.map_err(|error| unreached(innermost(&error)))?;
         let shown = Shown(self.token(channel.clone()).await?);
         let channel = InterceptedService::new(channel, shown.clone());
