@@ -329,11 +329,8 @@ impl Maker {
             36..=60 => Call::Put(self.put()),
             61..=66 => Call::Delete(self.delete()),
             67..=88 => {
-                let mut txn = self.txn(0);
-                if deletes_from_a_key_on(&txn) {
-                    forget_nothing(&mut txn);
-                }
-                Call::Txn(txn)
+                let txn = self.txn(0);
+                Call::Txn(sendable(txn))
             }
             89 => Call::Compact(self.compact()),
             90..=92 => self.grant(),
@@ -374,7 +371,7 @@ impl Maker {
             let ranges: Vec<_> = (0..count).map(|_| pb::RequestOp { request: Some(Request::RequestRange(self.range())) }).collect();
             let inner = pb::RequestOp { request: Some(Request::RequestTxn(self.txn(2))) };
             let (success, failure) = if self.chance.one_in(2) { (ranges, vec![inner]) } else { (vec![inner], ranges) };
-            calls.push(Call::Txn(pb::TxnRequest { compare: vec![self.compare()], success, failure }));
+            calls.push(Call::Txn(sendable(pb::TxnRequest { compare: vec![self.compare()], success, failure })));
         }
         calls.extend((0..self.options.calls / 4).map(|_| self.call()));
         calls
@@ -394,13 +391,23 @@ fn deletes_from_a_key_on(txn: &pb::TxnRequest) -> bool {
     })
 }
 
-/// Has no put keep a value or a lease: etcd ends itself (3.4, 3.7) when a transaction deleted the key before.
-fn forget_nothing(txn: &mut pb::TxnRequest) {
-    for op in txn.success.iter_mut().chain(&mut txn.failure) {
-        match &mut op.request {
-            Some(Request::RequestPut(put)) => (put.ignore_value, put.ignore_lease) = (false, false),
-            Some(Request::RequestTxn(inner)) => forget_nothing(inner),
-            _ => {}
+/// The transaction, or what is left of one that would end a real etcd.
+fn sendable(mut txn: pb::TxnRequest) -> pb::TxnRequest {
+    if deletes_from_a_key_on(&txn) {
+        put_nothing(&mut txn);
+    }
+    txn
+}
+
+/// Takes the puts out: etcd ends itself when one keeps the value of what was deleted before (3.4, 3.7), and loses the key when it
+/// compacts at that revision (3.7: two versions of a key have one revision, and the tombstone alone is kept).
+fn put_nothing(txn: &mut pb::TxnRequest) {
+    for ops in [&mut txn.success, &mut txn.failure] {
+        ops.retain(|op| !matches!(op.request, Some(Request::RequestPut(_))));
+        for op in ops {
+            if let Some(Request::RequestTxn(inner)) = &mut op.request {
+                put_nothing(inner);
+            }
         }
     }
 }
@@ -439,15 +446,13 @@ mod tests {
 
     #[test]
     fn what_ends_etcd_is_not_sent() {
-        let keep = pb::PutRequest { key: "a".into(), ignore_value: true, ..Default::default() };
+        let put = pb::PutRequest { key: "a".into(), ..Default::default() };
         let delete = pb::DeleteRangeRequest { key: "a".into(), range_end: "\0".into(), prev_kv: false };
         let op = |request| pb::RequestOp { request: Some(request) };
         let inner = pb::TxnRequest { success: vec![op(Request::RequestDeleteRange(delete))], ..Default::default() };
-        let success = vec![op(Request::RequestTxn(inner)), op(Request::RequestPut(keep))];
-        let mut txn = pb::TxnRequest { success, ..Default::default() };
-        assert!(deletes_from_a_key_on(&txn));
-        forget_nothing(&mut txn);
-        assert!(branches(&txn).all(|request| !matches!(request, Request::RequestPut(put) if put.ignore_value)));
+        let success = vec![op(Request::RequestTxn(inner)), op(Request::RequestPut(put))];
+        let txn = sendable(pb::TxnRequest { success, ..Default::default() });
+        assert!(branches(&txn).all(|request| !matches!(request, Request::RequestPut(_))));
     }
 
     #[test]

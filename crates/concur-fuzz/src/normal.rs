@@ -99,8 +99,9 @@ pub(crate) fn refuses_negative_starts(etcd: &str) -> bool {
 /// What is not sent, or not as it stands, and why: calls that end the real etcd, and what it leaves behind.
 pub(crate) const NOT_SENT: &[(&str, &str)] = &[
     (
-        "kept-of-the-deleted",
-        "a put with ignore_value or ignore_lease of a key that its own transaction deleted ends etcd 3.4 and 3.7 (an index out of range)",
+        "put-of-the-deleted",
+        "a transaction may put what it deleted from a key on. If the put keeps the value or the lease, etcd 3.4 and 3.7 end (an index \
+         out of range); if the store is compacted at that revision, 3.7 loses the key, and ends when it is read (no revision pair)",
     ),
     (
         "cancel-by-compaction",
