@@ -38,7 +38,10 @@ const CANNOT: &[(EtcdError, &str)] = &[
     (errors::INVALID_DOWNGRADE_TARGET, "as above"),
     (errors::DOWNGRADE_IN_PROCESS, "as above"),
     (errors::NO_DOWNGRADE, "as above"),
-    (errors::TTL_ZERO, "no server says it: a time to live of 0 is raised to the least, as in etcd"),
+    (errors::CLUSTER_ID_MISMATCH, "it is for members, and those speak another protocol among each other"),
+    (errors::TIMED_OUT_APPLYING, "a request whose time is over is told so, whatever it waited for"),
+    (errors::CANCELED, "who gives up a request is not told so"),
+    (errors::DEADLINE_EXCEEDED, "who waits no longer has been told by its own library"),
 ];
 
 /// Whether an entry is of users and roles, which have tests of their own.
@@ -119,6 +122,10 @@ async fn of_the_store(seen: &mut Seen) {
     let twice = |count| pb::TxnRequest { success: vec![op(put("a")); count], ..Default::default() };
     seen.refused(errors::DUPLICATE_KEY, kv.txn(twice(2)).await);
     seen.refused(errors::TOO_MANY_OPS, kv.txn(twice(129)).await);
+    seen.refused(errors::INVALID_SORT_OPTION, kv.range(pb::RangeRequest { sort_target: 9, ..range(0) }).await);
+    let mut garbled = Request::new(range(0));
+    garbled.metadata_mut().insert("client-api-version", tonic::metadata::MetadataValue::try_from(&b"\xff"[..]).expect("a value"));
+    seen.refused(errors::INVALID_CLIENT_API_VERSION, kv.range(garbled).await);
     seen.refused(errors::COMPACTED, kv.range(range(3)).await);
     seen.refused(errors::FUTURE_REVISION, kv.range(range(6)).await);
     seen.refused(errors::LEASE_NOT_FOUND, leases.lease_revoke(pb::LeaseRevokeRequest { id: 5 }).await);

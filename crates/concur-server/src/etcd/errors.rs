@@ -1,6 +1,6 @@
 //! What etcd's clients expect a refusal to say: the code and the exact text, which they compare.
 //!
-//! The table is a fact of etcd's API. Conversions from refusals of the state machine and of the replica stand with the
+//! The table is a fact of etcd's API, as of 3.7.3. Conversions from refusals of the state machine and of the replica stand with the
 //! services that need them.
 
 use tonic::{Code, Status};
@@ -38,6 +38,8 @@ table! {
     LEASE_PROVIDED InvalidArgument "etcdserver: lease is provided";
     TOO_MANY_OPS InvalidArgument "etcdserver: too many operations in txn request";
     DUPLICATE_KEY InvalidArgument "etcdserver: duplicate key given in txn request";
+    INVALID_CLIENT_API_VERSION InvalidArgument "etcdserver: invalid client api version";
+    INVALID_SORT_OPTION InvalidArgument "etcdserver: invalid sort option";
     COMPACTED OutOfRange "etcdserver: mvcc: required revision has been compacted";
     FUTURE_REVISION OutOfRange "etcdserver: mvcc: required revision is a future revision";
     NO_SPACE ResourceExhausted "etcdserver: mvcc: database space exceeded";
@@ -52,6 +54,7 @@ table! {
     MEMBER_NOT_LEARNER FailedPrecondition "etcdserver: can only promote a learner member";
     LEARNER_NOT_READY FailedPrecondition "etcdserver: can only promote a learner member which is in sync with leader";
     TOO_MANY_LEARNERS FailedPrecondition "etcdserver: too many learner members in cluster";
+    CLUSTER_ID_MISMATCH FailedPrecondition "etcdserver: cluster ID mismatch";
     REQUEST_TOO_LARGE InvalidArgument "etcdserver: request is too large";
     TOO_MANY_REQUESTS ResourceExhausted "etcdserver: too many requests";
     ROOT_USER_NOT_EXIST FailedPrecondition "etcdserver: root user does not exist";
@@ -74,22 +77,24 @@ table! {
     NO_LEADER Unavailable "etcdserver: no leader";
     NOT_LEADER FailedPrecondition "etcdserver: not leader";
     LEADER_CHANGED Unavailable "etcdserver: leader changed";
-    NOT_CAPABLE Unavailable "etcdserver: not capable";
+    NOT_CAPABLE FailedPrecondition "etcdserver: not capable";
     STOPPED Unavailable "etcdserver: server stopped";
     TIMED_OUT Unavailable "etcdserver: request timed out";
     TIMED_OUT_LEADER_FAILED Unavailable "etcdserver: request timed out, possibly due to previous leader failure";
     TIMED_OUT_CONNECTION_LOST Unavailable "etcdserver: request timed out, possibly due to connection lost";
+    TIMED_OUT_APPLYING Unavailable "etcdserver: request timed out, waiting for the applied index took too long";
     UNHEALTHY Unavailable "etcdserver: unhealthy cluster";
     CORRUPT DataLoss "etcdserver: corrupt cluster";
-    NOT_FOR_LEARNER Unavailable "etcdserver: rpc not supported for learner";
+    NOT_FOR_LEARNER FailedPrecondition "etcdserver: rpc not supported for learner";
     BAD_TRANSFEREE FailedPrecondition "etcdserver: bad leader transferee";
     WATCH_CANCELED Cancelled "etcdserver: watch canceled";
-    CLUSTER_VERSION_UNAVAILABLE Unavailable "etcdserver: cluster version not found during downgrade";
+    CLUSTER_VERSION_UNAVAILABLE FailedPrecondition "etcdserver: cluster version not found during downgrade";
     BAD_DOWNGRADE_FORMAT InvalidArgument "etcdserver: wrong downgrade target version format";
     INVALID_DOWNGRADE_TARGET InvalidArgument "etcdserver: invalid downgrade target version";
     DOWNGRADE_IN_PROCESS FailedPrecondition "etcdserver: cluster has a downgrade job in progress";
     NO_DOWNGRADE FailedPrecondition "etcdserver: no inflight downgrade job";
-    TTL_ZERO InvalidArgument "etcdserver: ttl is 0";
+    CANCELED Cancelled "etcdserver: request canceled";
+    DEADLINE_EXCEEDED DeadlineExceeded "etcdserver: context deadline exceeded";
 }
 
 /// How a refusal reads as the reason for which a watch is cancelled: as etcd's own library prints a status.

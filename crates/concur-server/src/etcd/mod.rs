@@ -163,11 +163,20 @@ impl Etcd {
         Some(ResponseHeader { cluster_id: self.identity.cluster, member_id: self.identity.member, revision: 0, raft_term: term })
     }
 
-    /// When whoever sent a request with this metadata stops waiting. Refuses one that asks for a leader that is not there.
-    fn deadline(&self, metadata: &MetadataMap) -> Result<Instant, Status> {
+    /// Refuses what no request may bring along: a version of its library that is no text, a wish for a leader that is not there.
+    fn check_metadata(&self, metadata: &MetadataMap) -> Result<(), Status> {
+        if metadata.get("client-api-version").is_some_and(|version| std::str::from_utf8(version.as_bytes()).is_err()) {
+            return Err(errors::INVALID_CLIENT_API_VERSION.into());
+        }
         if wants_leader(metadata) && self.door.pulse().leader() == 0 {
             return Err(errors::NO_LEADER.into());
         }
+        Ok(())
+    }
+
+    /// When whoever sent a request with this metadata stops waiting.
+    fn deadline(&self, metadata: &MetadataMap) -> Result<Instant, Status> {
+        self.check_metadata(metadata)?;
         let own = metadata.get("grpc-timeout").and_then(|value| parse_timeout(value.as_bytes()));
         let wait = own.unwrap_or(Duration::MAX).min(self.limits.request_time_max);
         Ok(Instant::now() + wait)
@@ -250,7 +259,7 @@ mod tests {
     fn every_refusal_of_the_store_reads_as_in_the_table() {
         for error in KvError::ALL {
             let status = kv_error(error);
-            if status.message().starts_with("etcdserver: ") && error != KvError::InvalidSortOption {
+            if status.message().starts_with("etcdserver: ") {
                 assert!(
                     errors::ALL.iter().any(|known| known.code == status.code() && known.text == status.message()),
                     "{status:?} is not in the table"

@@ -51,9 +51,7 @@ impl StreamingService<PbRequest> for WatchService {
 impl Etcd {
     async fn do_watch(&self, request: Request<Streaming<PbRequest>>) -> Result<Response<Inlet>, Status> {
         let needs_leader = wants_leader(request.metadata());
-        if needs_leader && self.door.pulse().leader() == 0 {
-            return Err(errors::NO_LEADER.into());
-        }
+        self.check_metadata(request.metadata())?;
         let stream = StreamId::next();
         let (outlet, inlet) = queue(self.door.clone(), stream, RESPONSES_MAX, RESPONSE_BYTES_MAX);
         let open = WatchRequest { stream, ask: Ask::Open { outlet, needs_leader } };
