@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use concur_kv::{AlarmKind, Answer, Query, Status as StoreStatus};
-use http::header::ACCEPT;
+use http::header::{ACCEPT, ALLOW, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use tonic::body::Body;
 use tower_service::Service;
@@ -44,18 +44,17 @@ impl<B> Service<Request<B>> for Pages {
 
 /// Answers a request that is no gRPC call. Its body, if any, is not read.
 pub(crate) fn answer<B>(etcd: Etcd, request: Request<B>) -> Answering {
-    if request.method() != Method::GET && request.method() != Method::HEAD {
-        return Box::pin(std::future::ready(Ok(text(StatusCode::METHOD_NOT_ALLOWED, PLAIN, "only GET is served here\n"))));
-    }
+    let reads = request.method() == Method::GET;
     let (path, asked) = (request.uri().path().to_owned(), Asked::of(request.uri().query().unwrap_or("")));
     let open = request.headers().get(ACCEPT).is_some_and(|kinds| kinds.to_str().is_ok_and(|kinds| kinds.contains("openmetrics-text")));
     Box::pin(async move {
         Ok(match path.as_str() {
+            "/metrics" => page(&etcd, if open { metrics::CONTENT_TYPE } else { metrics::PLAIN_TYPE }).await,
+            path if is_check(path) && !reads => only_get(),
             "/health" => health(&etcd, &asked).await,
             "/livez" => checked(liveness(&etcd).await, &asked),
             "/readyz" => checked(readiness(&etcd, &asked).await, &asked),
             "/version" => version(),
-            "/metrics" => page(&etcd, if open { metrics::CONTENT_TYPE } else { metrics::PLAIN_TYPE }).await,
             path => match (path.strip_prefix("/livez/"), path.strip_prefix("/readyz/")) {
                 (Some(name), _) => only(liveness(&etcd).await, name, &asked),
                 (_, Some(name)) => only(readiness(&etcd, &Asked::default()).await, name, &asked),
@@ -64,6 +63,24 @@ pub(crate) fn answer<B>(etcd: Etcd, request: Request<B>) -> Answering {
         })
     })
 }
+
+/// Whether a path is of those that etcd answers to GET alone.
+fn is_check(path: &str) -> bool {
+    let names = |page: &str, checks: &[&str]| {
+        path.strip_prefix(page).is_some_and(|rest| rest.is_empty() || rest.strip_prefix('/').is_some_and(|name| checks.contains(&name)))
+    };
+    names("/health", &[]) || names("/version", &[]) || names("/livez", &LIVENESS) || names("/readyz", &READINESS)
+}
+
+fn only_get() -> Response<Body> {
+    let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, PLAIN, "Method Not Allowed\n");
+    answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
+    answer
+}
+
+/// The checks of `/livez`, and of `/readyz`, by name.
+const LIVENESS: [&str; 1] = ["serializable_read"];
+const READINESS: [&str; 4] = ["data_corruption", "serializable_read", "linearizable_read", "non_learner"];
 
 /// What a query asks for.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -80,7 +97,7 @@ impl Asked {
             match pair.split_once('=').unwrap_or((pair, "")) {
                 ("serializable", value) => asked.serializable = value == "true",
                 ("verbose", _) => asked.verbose = true,
-                ("exclude", value) => asked.exclude.extend(value.split(',').map(str::to_owned)),
+                ("exclude", value) => asked.exclude.push(value.to_owned()),
                 _ => {}
             }
         }
