@@ -37,7 +37,7 @@ const CANNOT: &[(EtcdError, &str)] = &[
     (errors::BAD_DOWNGRADE_FORMAT, "as above"),
     (errors::INVALID_DOWNGRADE_TARGET, "as above"),
     (errors::DOWNGRADE_IN_PROCESS, "as above"),
-    (errors::NO_DOWNGRADE, "as above"),
+    (errors::NO_DOWNGRADE, "etcd keeps it to itself: to cancel what is not under way is no error"),
     (errors::CLUSTER_ID_MISMATCH, "it is for members, and those speak another protocol among each other"),
     (errors::TIMED_OUT_APPLYING, "a request whose time is over is told so, whatever it waited for"),
     (errors::CANCELED, "who gives up a request is not told so"),

@@ -322,8 +322,7 @@ async fn a_downgrade_is_judged_as_etcd_judges_it() {
         assert_eq!((answer.version.as_str(), answer.header.expect("a header").revision), ("3.7", 1));
     }
     assert_eq!(seen(maintenance.downgrade(ask(enable, "3.6")).await).0, Code::FailedPrecondition);
-    let none = (Code::FailedPrecondition, "etcdserver: no inflight downgrade job".to_owned());
-    assert_eq!(seen(maintenance.downgrade(ask(cancel, "")).await), none);
+    assert_eq!(maintenance.downgrade(ask(cancel, "")).await.expect("nothing to cancel").into_inner().version, "3.7");
     let status = maintenance.status(pb::StatusRequest {}).await.expect("a status").into_inner();
     assert_eq!(status.downgrade_info, Some(pb::DowngradeInfo::default()));
 }

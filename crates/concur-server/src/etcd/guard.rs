@@ -30,7 +30,9 @@ enum Need {
 
 fn need(call: Call) -> Need {
     match call {
-        Call::Authenticate | Call::AuthStatus | Call::HealthCheck | Call::HealthWatch => Need::Nothing,
+        Call::Authenticate | Call::HealthCheck | Call::HealthWatch => Need::Nothing,
+        // Anybody may ask; a token that is shown must be a good one all the same.
+        Call::AuthStatus => Need::Judged,
         Call::Range | Call::RangeStream | Call::Put | Call::DeleteRange | Call::Txn | Call::Compact | Call::Watch => Need::Judged,
         Call::LeaseGrant | Call::LeaseRevoke | Call::LeaseKeepAlive | Call::LeaseTimeToLive | Call::LeaseLeases => Need::Judged,
         Call::Alarm | Call::Status | Call::Hash | Call::HashKv => Need::Judged,

@@ -117,7 +117,7 @@ impl Etcd {
     }
 
     /// etcd goes back by one minor version, and says whether it could. Here no format is tied to that version: nothing is ever under
-    /// way, and going back is refused.
+    /// way, and going back is refused. To cancel what is not under way is no error, as etcd has it.
     async fn do_downgrade(&self, request: Request<pb::DowngradeRequest>) -> Result<Response<pb::DowngradeResponse>, Status> {
         let caller = self.caller(Call::Downgrade, &request).await?;
         let request = request.into_inner();
@@ -129,7 +129,6 @@ impl Etcd {
         let (revision, stamp) = self.read(Level::Strong, reads_all(), &caller, concur_kv::Kv::revision).await?;
         let (major, minor) = minor_version(ETCD_VERSION).unwrap_or_default();
         match (action, target) {
-            (DowngradeAction::Cancel, _) => Err(errors::NO_DOWNGRADE.into()),
             (_, Some(target)) if target != (major, minor - 1) => Err(errors::INVALID_DOWNGRADE_TARGET.into()),
             (DowngradeAction::Enable, _) => Err(Status::failed_precondition(
                 "concur: there is no older version to go back to; snapshots can be restored in older etcds",
