@@ -18,10 +18,11 @@ use concur_proto::v3electionpb::election_server::ElectionServer;
 use concur_proto::v3lockpb::lock_server::LockServer;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use tonic::Status;
 use tonic::body::Body;
+use tonic::{Code, Status};
 use tower_service::Service;
 
+use crate::etcd::errors::of_a_message;
 use crate::etcd::{Etcd, serve_watch};
 use crate::http_rules::HttpRules;
 use crate::serve::{Answering, is_grpc};
@@ -74,6 +75,18 @@ impl Front {
 
     /// Answers a call of gRPC, or one that was made of something else.
     pub(crate) fn rpc(&mut self, request: Request<Body>) -> Answering {
+        let answering = self.service(request);
+        Box::pin(async move {
+            let answer = answering.await?;
+            // A message too large is refused below the services, before there is a call.
+            match Status::from_header_map(answer.headers()) {
+                Some(status) if status.code() == Code::OutOfRange => Ok(of_a_message(status).into_http()),
+                _ => Ok(answer),
+            }
+        })
+    }
+
+    fn service(&mut self, request: Request<Body>) -> Answering {
         let path = request.uri().path();
         match path.strip_prefix('/').and_then(|path| path.split_once('/')).map(|(service, _)| service) {
             Some("etcdserverpb.KV") => self.kv.call(request),

@@ -154,14 +154,17 @@ fn settles(error: &ChangeError, waited: Duration) -> bool {
     }
 }
 
-/// The address of the first peer URL: `host:port`, with `https://` before it where that is how it is reached.
+/// The address of the first peer URL: `host:port`, with `https://` before it where that is how it is reached. All of them must be sound.
 fn address(urls: &[String]) -> Result<String, Status> {
-    let invalid = || Status::from(errors::MEMBER_BAD_URLS);
-    let url = urls.first().ok_or_else(invalid)?;
+    match urls.first() {
+        Some(first) if urls.iter().all(|url| is_sound(url)) => Ok(concur_tls::address(first)),
+        _ => Err(errors::MEMBER_BAD_URLS.into()),
+    }
+}
+
+fn is_sound(url: &str) -> bool {
     let known = url.starts_with("http://") || concur_tls::is_tls(url);
-    let sound =
-        known && concur_tls::host_port(url).rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
-    if sound { Ok(concur_tls::address(url)) } else { Err(invalid()) }
+    known && concur_tls::host_port(url).rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
 }
 
 /// A refusal in etcd's words where it has some, else in ours.

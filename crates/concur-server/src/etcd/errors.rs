@@ -97,6 +97,19 @@ table! {
     DEADLINE_EXCEEDED DeadlineExceeded "etcdserver: context deadline exceeded";
 }
 
+/// A message beyond the limit, in the words and with the code that clients of gRPC's Go library know; any other refusal as it is.
+pub(crate) fn of_a_message(status: Status) -> Status {
+    let sizes = || {
+        let told = status.message().strip_prefix("Error, decoded message length too large: found ")?;
+        let (found, limit) = told.split_once(" bytes, the limit is: ")?;
+        Some((found.to_owned(), limit.strip_suffix(" bytes")?.to_owned()))
+    };
+    match sizes().filter(|_| status.code() == Code::OutOfRange) {
+        Some((found, limit)) => Status::resource_exhausted(format!("grpc: received message larger than max ({found} vs. {limit})")),
+        None => status,
+    }
+}
+
 /// How a refusal reads as the reason for which a watch is cancelled: as etcd's own library prints a status.
 pub(crate) fn in_a_watch(status: &Status) -> String {
     let code = match status.code() {

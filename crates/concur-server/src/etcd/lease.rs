@@ -219,7 +219,7 @@ impl KeepAlive {
         while ids.len() < RENEWALS_MAX && self.ended.is_none() {
             match Pin::new(&mut self.asked).poll_next(cx) {
                 Poll::Ready(Some(Ok(asked))) => ids.push(LeaseId(asked.id)),
-                Poll::Ready(Some(Err(status))) => self.ended = Some(Some(status)),
+                Poll::Ready(Some(Err(status))) => self.ended = Some(Some(errors::of_a_message(status))),
                 Poll::Ready(None) => self.ended = Some(None),
                 Poll::Pending => break,
             }

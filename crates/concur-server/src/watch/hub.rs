@@ -250,10 +250,10 @@ impl Hub {
         let verdict = kv.auth().check_read(&create.asker, key, &create.range_end);
         let denied = create.refused.or_else(|| verdict.err().map(|error| errors::in_a_watch(&kv_error(error))));
         let interest = Interest::of(create.key, create.range_end);
-        let refusal = if denied.is_some() {
-            denied
-        } else if create.start < 0 {
+        let refusal = if create.start < 0 {
             Some(errors::COMPACTED.text.to_owned())
+        } else if denied.is_some() {
+            denied
         } else if kv.config().ordering == concur_kv::Ordering::PerKey {
             Some(KvError::OrderedPerKey.text())
         } else if interest.is_none() {

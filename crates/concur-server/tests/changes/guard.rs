@@ -148,6 +148,8 @@ pub(crate) async fn watches_only_what_may_be_read() {
     for (key, end) in [("k", "\0"), ("k", "l"), ("", "\0"), ("k\0", ""), ("other", ""), ("", "")] {
         ended(&watches.create(watch(key, end)).await, denied);
     }
+    let early = pb::WatchCreateRequest { start_revision: -1, ..watch("other", "") };
+    ended(&watches.create(early).await, "etcdserver: mvcc: required revision has been compacted");
     assert_eq!(watches.create(watch("k", "")).await.watch_id, 0);
     let unnamed = "rpc error: code = InvalidArgument desc = etcdserver: user name is empty";
     ended(&Watches::open(&side, None).await.create(watch("k", "")).await, unnamed);
