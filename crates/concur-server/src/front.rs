@@ -78,9 +78,9 @@ impl Front {
         let answering = self.service(request);
         Box::pin(async move {
             let answer = answering.await?;
-            // A message too large is refused below the services, before there is a call.
+            // A message too large or too deep is refused below the services, before there is a call.
             match Status::from_header_map(answer.headers()) {
-                Some(status) if status.code() == Code::OutOfRange => Ok(of_a_message(status).into_http()),
+                Some(status) if matches!(status.code(), Code::OutOfRange | Code::Internal) => Ok(of_a_message(status).into_http()),
                 _ => Ok(answer),
             }
         })

@@ -17,6 +17,8 @@ use concur_proto::etcdserverpb::cluster_client::ClusterClient;
 use concur_proto::etcdserverpb::kv_client::KvClient;
 use concur_proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use concur_proto::etcdserverpb::watch_client::WatchClient;
+use concur_server::door::DoorLimits;
+use concur_server::etcd::EtcdLimits;
 use concur_server::serve::ServeLimits;
 use concur_server::watch::HubLimits;
 use pb::compare::{CompareResult, CompareTarget, TargetUnion};
@@ -25,8 +27,13 @@ use prost::Message;
 use side::{PATIENCE, Side, all, bytes, is, put, range, txn};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_stream::StreamExt;
 use tonic::{Code, Request};
 use tower_service::Service;
+
+/// How deep transactions may be nested, the outermost counted: a message is a hundred messages deep at most, and each takes two. In
+/// etcd its 128 operations allow more.
+const NESTED_MAX: usize = 50;
 
 #[tokio::test]
 async fn who_sends_no_headers_is_cut() {
@@ -74,6 +81,26 @@ async fn a_request_is_bounded() {
     kv.put(put("a", "v")).await.expect("it goes on");
 }
 
+#[tokio::test]
+async fn a_message_of_a_stream_is_bounded() {
+    let side = Side::start().await;
+    let create = pb::WatchCreateRequest { key: vec![b'k'; 3 << 20].into(), ..Default::default() };
+    let union = Some(pb::watch_request::RequestUnion::CreateRequest(create));
+    let request = pb::WatchRequest { request_union: union };
+    let text = format!("grpc: received message larger than max ({} vs. 2097152)", request.encoded_len());
+    let asked = tokio_stream::iter([request]).chain(tokio_stream::pending());
+    let ended = match WatchClient::new(side.channel().await).watch(asked).await {
+        Ok(stream) => tokio::time::timeout(PATIENCE, stream.into_inner().message()).await.expect("in time"),
+        Err(status) => Err(status),
+    };
+    is(ended, Code::ResourceExhausted, &text);
+    let small = pb::WatchCreateRequest { key: vec![b'k'; 1 << 20].into(), ..Default::default() };
+    let union = Some(pb::watch_request::RequestUnion::CreateRequest(small));
+    let asked = tokio_stream::iter([pb::WatchRequest { request_union: union }]).chain(tokio_stream::pending());
+    let mut watching = WatchClient::new(side.channel().await).watch(asked).await.expect("a stream").into_inner();
+    assert!(watching.message().await.expect("an answer").expect("no end").created);
+}
+
 /// A length that no bytes follow: refused by the length, before anything is taken for it.
 #[tokio::test]
 async fn a_length_that_is_only_claimed_takes_nothing() {
@@ -117,13 +144,17 @@ async fn a_transaction_is_bounded_in_each_list_and_in_depth() {
     };
     kv.txn(inside(0)).await.expect("a transaction");
     is(kv.txn(inside(1)).await, Code::InvalidArgument, many);
-    let nested = |depth: usize| (1..depth).fold(txn(vec![]), |inner, _| txn(vec![Op::RequestTxn(inner)]));
-    for depth in [1, 2, 40] {
+    let around = |innermost, depth: usize| (1..depth).fold(innermost, |inner, _| txn(vec![Op::RequestTxn(inner)]));
+    let nested = |depth| around(txn(vec![]), depth);
+    for depth in [1, 2, NESTED_MAX] {
         kv.txn(nested(depth)).await.expect("a transaction");
     }
     for depth in [130, 1000] {
-        let refused = kv.txn(nested(depth)).await.expect_err("a refusal");
-        assert!([Code::InvalidArgument, Code::Internal].contains(&refused.code()), "{depth}: {refused}");
+        is(kv.txn(nested(depth)).await, Code::InvalidArgument, many);
+    }
+    if side.node().is_some() {
+        let reads = txn(vec![Op::RequestRange(range("a"))]);
+        is(kv.txn(around(reads, NESTED_MAX + 1)).await, Code::InvalidArgument, many);
     }
     kv.put(put("a", "v")).await.expect("it goes on");
 }
@@ -313,4 +344,37 @@ async fn watches_are_bounded() {
     let (_second, _held) = open().await;
     let (_third, mut ended) = open().await;
     is(ended.message().await, Code::ResourceExhausted, "etcdserver: too many requests");
+}
+
+#[test]
+fn the_page_says_the_bounds() {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/etcd.md")).expect("the page");
+    let table = page.split_once("## Limits").expect("it has them").1;
+    let (etcd, serve, hub, door) = (EtcdLimits::default(), ServeLimits::default(), HubLimits::default(), DoorLimits::default());
+    let number = |n: u64| {
+        let digits = n.to_string();
+        let groups: Vec<_> = digits.as_bytes().rchunks(3).rev().map(|group| String::from_utf8_lossy(group).into_owned()).collect();
+        groups.join(",")
+    };
+    for (what, bound) in [
+        ("a request", format!("{} MiB", etcd.request_bytes_max as f64 / f64::from(1 << 20))),
+        ("a message", format!("{} KiB more", etcd.request_overhead_bytes >> 10)),
+        ("operations in each list of a transaction", etcd.txn_ops_max.to_string()),
+        ("transactions in each other", NESTED_MAX.to_string()),
+        ("the time to live of a lease", format!("{} s to {} s", etcd.lease_ttl_s_min, number(concur_kv::LEASE_TTL_MAX_S as u64))),
+        ("the time of a request", format!("{} s", etcd.request_time_max.as_secs())),
+        ("connections", number(serve.connections_max as u64)),
+        ("streams of one connection", number(serve.streams_max.into())),
+        ("headers of a request", format!("{} KiB", serve.header_bytes_max >> 10)),
+        ("the time that headers may take", format!("{} s", serve.header_time_max.as_secs())),
+        ("time between a client's pings", format!("{} s", serve.ping_apart_min.as_secs())),
+        ("watchers of a node", number(hub.watchers_max as u64)),
+        ("streams of watches of a node", number(hub.streams_max as u64)),
+        ("requests that wait in a node", number(door.jobs_max as u64)),
+        ("commands under way in a node", format!("{} MiB", door.in_flight_bytes_max >> 20)),
+        ("the quota of a store", format!("{} GiB", concur_kv::Config::default().quota_bytes >> 30)),
+    ] {
+        let row = table.lines().find(|line| line.starts_with(&format!("| {what} |"))).unwrap_or_else(|| panic!("no row for {what}"));
+        assert!(row.starts_with(&format!("| {what} | {bound}")), "{what} is {bound}: {row}");
+    }
 }

@@ -97,8 +97,12 @@ table! {
     DEADLINE_EXCEEDED DeadlineExceeded "etcdserver: context deadline exceeded";
 }
 
-/// A message beyond the limit, in the words and with the code that clients of gRPC's Go library know; any other refusal as it is.
+/// A message that was not read, refused as clients know it: one beyond the limit in the words of gRPC's Go library, one nested too
+/// deep, which only transactions are, as one of too many operations. Any other refusal is as it was.
 pub(crate) fn of_a_message(status: Status) -> Status {
+    if status.code() == Code::Internal && status.message().contains("recursion limit reached") {
+        return TOO_MANY_OPS.into();
+    }
     let sizes = || {
         let told = status.message().strip_prefix("Error, decoded message length too large: found ")?;
         let (found, limit) = told.split_once(" bytes, the limit is: ")?;

@@ -62,8 +62,17 @@ impl Etcd {
     }
 
     async fn read_asks(self, stream: StreamId, shown: Credentials, mut asks: Streaming<PbRequest>) {
-        // An error is the client's going: the other end of the queue goes with it and tells the hub.
-        while let Ok(Some(request)) = asks.message().await {
+        loop {
+            let request = match asks.message().await {
+                Ok(Some(request)) => request,
+                Ok(None) => return,
+                // The client is gone, or sent what cannot be read.
+                Err(status) => {
+                    let ask = Ask::Fail(errors::of_a_message(status));
+                    let _ = self.door.watch(WatchRequest { stream, ask }).await;
+                    return;
+                }
+            };
             let ask = match request.request_union {
                 Some(RequestUnion::CreateRequest(create)) => match self.caller_again(Call::Watch, &shown).await {
                     Ok(caller) => Ask::Create(Create { asker: caller.asker, ..convert(create) }),

@@ -188,6 +188,7 @@ impl Hub {
             Ask::Progress => self.progress_asked(stream),
             Ask::Room => self.room(stream, kv),
             Ask::Close => self.close_stream(stream),
+            Ask::Fail(status) => self.fail_stream(stream, status),
         }
     }
 

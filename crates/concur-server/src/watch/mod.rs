@@ -24,6 +24,7 @@ pub use queue::{Inlet, Outlet, queue};
 use bytes::Bytes;
 use concur_kv::Asker;
 use std::sync::atomic::{AtomicU64, Ordering};
+use tonic::Status;
 
 /// One client's stream of watches, named once in a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -66,6 +67,8 @@ pub enum Ask {
     Room,
     /// To be forgotten.
     Close,
+    /// To be ended so: what it sent cannot be read.
+    Fail(Status),
 }
 
 /// A watch to create.
