@@ -82,9 +82,10 @@ fn the_page_shows_the_list() {
 
 const HEAD: &str = "# What changed in etcd 3.6 and 3.7
 
-Every change of etcd 3.6 and 3.7, and the fixes of 3.5 from 3.5.2 on, that a client of the v3 API can see, and what becomes of it here: a test provokes
-it against Concur, and the same test passes against etcd 3.7.3; or the reason why it does not concern Concur, or is not so here. The list is
-gathered from etcd's change logs, advisories and announcements. It is the table that `crates/concur-server/tests/changes` walks, which writes this page.
+What changed in etcd 3.6 and 3.7, and in 3.5 from 3.5.2 on, that a client of the v3 API can see, and what becomes of it here: a test that provokes it
+against Concur, and that etcd 3.7.3 passes too where it stands in `tests/changes`; or the reason why it does not concern Concur, or is not so here. The
+list is gathered from etcd's announcements, advisories and change logs (3.7 up to 3.7.1; 3.6 up to 3.6.17, and of 3.6.7 to 3.6.15 what they say is fixed),
+and from the source of 3.7.3. It is the table that `crates/concur-server/tests/changes` walks, which writes this page.
 
 ";
 

@@ -6,7 +6,7 @@ use crate::{guard, kv, leases, members, pages, watch};
 
 /// One change.
 pub(crate) struct Change {
-    /// Where it is told of: a pull request or an advisory of etcd's repository.
+    /// Where it is told of: a pull request, an issue or an advisory of etcd's repository; empty if only a release tells of it.
     pub(crate) at: &'static str,
     /// Since which version; of those that came to several lines the last line's, where it is known.
     pub(crate) since: &'static str,
@@ -65,7 +65,7 @@ changes! {
     "3.5.3" "13854" KV "revisions and data of members agree after a crash" => there("crates/concur-cli/tests/kill.rs" nothing_acknowledged_is_lost_and_nothing_stale_is_read);
     "kept" "" KV "a compaction above the current revision, or not above the compacted one, is refused" => here(kv::compacts_within_bounds);
     // Watches.
-    "3.6.6" "20674" Watch "a start at a negative revision is refused" => here(watch::begins_at_no_negative_revision);
+    "3.6.6" "" Watch "a start at a negative revision is refused" => here(watch::begins_at_no_negative_revision);
     "3.6.2" "20286" Watch "a watch from a revision to come hears nothing before, no progress either" => here(watch::hears_nothing_before_it_begins);
     "3.5.8" "15695" Watch "progress that is asked for does not overtake events" => here(watch::tells_progress_behind_the_events);
     "3.5.13" "17566" Watch "a watch that never had an event is told of progress" => here(watch::is_told_though_nothing_ever_happened);
@@ -83,7 +83,7 @@ changes! {
     "3.6.0" "13676" Lease "a negative id is an id" => here(leases::takes_negative_ids);
     "kept" "" Lease "a time to live is raised to the least, and refused beyond 9,000,000,000 s" => here(leases::grants_within_bounds);
     "3.5.9" "15815" Lease "the keys of a lease are told to who may read all of them" => here(guard::tells_keys_of_leases_to_who_may_read_them);
-    "3.6.0" "13508" Lease "what is left of a lease may outlive a change of the leader" => not("every change of the leader gives each lease its whole time again, as etcd does unless it is told otherwise");
+    "3.6.0" "13508" Lease "what is left of a lease may outlive a change of the leader" => not("it always does: what is left counts in decided time, which stands still while nobody could renew");
     "3.5.13" "17425" Lease "who led before ends no lease" => not("leases are ended by a command that is decided like any other, judged by what is left where it is executed");
     "3.7.0" "20492" Lease "the end of leases goes before other requests of a leader under load" => not("the leader proposes it itself, outside the queue of what clients ask for");
     // Members.
@@ -100,7 +100,7 @@ changes! {
     "3.6.0" "17877" Maintenance "Status tells the quota" => here(members::tells_its_state);
     "3.6.6" "20790" Maintenance "and the one that was given" => here(members::tells_the_quota_that_it_was_given);
     "3.6.0" "14537" Maintenance "HashKV tells up to which revision it went" => here(kv::hashes_up_to_a_revision);
-    "3.6.0" "13809" Maintenance "Snapshot tells the version of the storage with each part" => there("crates/concur-cli/tests/etcd_files.rs" three_members_go_on_from_a_file_of_etcd_and_agree);
+    "3.6.0" "" Maintenance "Snapshot tells the version of the storage with each part" => there("crates/concur-cli/tests/etcd_files.rs" three_members_go_on_from_a_file_of_etcd_and_agree);
     "3.6.0" "11715" Maintenance "Downgrade says whether the cluster could go back" => here(members::judges_downgrades);
     "3.6.0" "11715" Maintenance "and brings it back" => not("refused, since no format here is tied to etcd's version: snapshots go to older ones");
     "3.5.0" "13084" Maintenance "no alarm without a kind is armed" => here(members::arms_no_alarm_without_a_kind);
@@ -125,14 +125,14 @@ changes! {
     "3.5.5" "14409" Auth "users are there after a restart" => there("crates/concur-cli/tests/serve.rs" users_are_there_after_kill_and_their_tokens_are_asked_for_again);
     "3.5.6" "14648" Auth "and in a member that catches up from a snapshot" => there("crates/concur-kv/tests/auth.rs" users_and_roles_come_back_from_the_image_and_count_in_the_digest);
     "3.5.8" "15653" Auth "a password is forgotten once it was looked at" => not("it is in no log and no page: only its hash is proposed");
-    "3.6.7" "20942" Auth "logs show no tokens" => not("nothing that is shown is logged");
+    "3.5.26" "20942" Auth "logs show no tokens" => not("nothing that is shown is logged");
     // Pages and JSON.
     "3.5.11" "17039" HTTP "/livez and /readyz say what holds, each check has a page, and some can be left out" => here(pages::says_whether_it_lives_and_serves);
     "3.5.11" "17039" HTTP "a corrupt member is not ready, but lives" => here(pages::is_not_ready_while_corrupt);
     "3.6.0" "13399" HTTP "/health?serializable=true is of the member alone" => here(pages::says_health_of_itself_or_of_all);
     "kept" "" HTTP "health and versions are read with GET alone" => here(pages::answers_checks_by_get_alone);
     "3.6.0" "13772" HTTP "/version tells the version of the storage" => here(pages::names_its_versions);
-    "3.6.0" "12940" HTTP "version 2 of the API is gone" => here(pages::has_no_second_version_of_the_api);
+    "3.6.0" "" HTTP "version 2 of the API is gone" => here(pages::has_no_second_version_of_the_api);
     "3.5.10" "16490" HTTP "Hash and HashKV have a path each" => here(pages::hashes_by_two_paths);
     "3.6.0" "16595" HTTP "refusals in JSON have `code` and `message`" => here(pages::refuses_in_json);
     "kept" "" HTTP "an election's calls without a leader bring nothing down" => here(pages::takes_calls_of_elections_without_a_leader);
@@ -151,7 +151,7 @@ changes! {
     "3.6.0" "13371" Metrics "etcd_disk_defrag_inflight, etcd_debugging_server_alarms, etcd_server_range_duration_seconds, etcd_server_feature_enabled" => not("not here: calls are counted in grpc_server_*, alarms are told by Status and health");
     "3.7.0" "21038" Metrics "etcd_server_request_duration_seconds, and how long streams of watches take to send" => not("not here: they tell of the inside of etcd's server");
     // What is of the program, the libraries, the tools.
-    "3.6.0" "12940" Program "flags of version 2 and of its proxy are gone" => there("crates/concur-cli/src/etcd/flags.rs" what_has_no_meaning_is_named_and_what_has_another_is_refused);
+    "3.6.0" "" Program "flags of version 2 and of its proxy are gone" => there("crates/concur-cli/src/etcd/flags.rs" what_has_no_meaning_is_named_and_what_has_another_is_refused);
     "3.7.0" "19959" Program "flags that begin with `--experimental-` are gone" => there("crates/concur-cli/src/etcd/flags.rs" what_has_no_meaning_is_named_and_what_has_another_is_refused);
     "3.6.0" "13635" Program "members find each other by a service (`--discovery-*`)" => not("refused: members are named");
     "3.6.0" "15408" Program "snapshots of the log are made more often (`--snapshot-count`), and sent within bounds" => not("of the inside; taken and ignored");
