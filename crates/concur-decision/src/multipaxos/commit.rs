@@ -27,9 +27,11 @@ impl MultiPaxos {
         }
         let ids = (before..decided).filter_map(|slot| self.slots.value(slot)?.id());
         let origins: ReplicaSet = ids.map(|id| id.origin).collect();
-        // Where clients wait for it, it is told at once; elsewhere it comes with the next Accept or heartbeat. What a quorum has
-        // durably is decided, whatever this replica forgets.
-        let to = origins.intersection(cx.config.others());
+        // Where clients wait for it, it is told at once. Elsewhere it comes with the next Accept that there is to send; if nothing is
+        // pending there is none, and whoever watches there would wait for the heartbeat. What a quorum has durably is decided,
+        // whatever this replica forgets.
+        let is_idle = matches!(&self.role, Role::Leader(leader) if leader.pending.is_empty());
+        let to = if is_idle { cx.config.others() } else { origins.intersection(cx.config.others()) };
         cx.send_after(self.promise, to, Message::Decided { ballot: self.promised, decided });
         self.begin_round(cx);
     }

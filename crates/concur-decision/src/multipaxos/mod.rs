@@ -36,9 +36,10 @@
 //! **Departures.** Lamport lets any process propose to the leader and says nothing of elections. Here comes a round before phase 1, in
 //! which nothing is promised: a candidate goes on only if a quorum hears no leader (as Raft's pre-vote; Howard and Mortier 2020
 //! compare the two protocols), so that whoever is cut off, in part or wholly, raises no ballot. PMMC's replicas decide by messages of
-//! commanders to everyone; here the next Accept or heartbeat says it, and at once a message to where the value came from. Its
-//! scouts are answered with all votes at once; here in parts, each asked for: the promise freezes the votes below the
-//! ballot, so that parts read at different times are one answer, and what was decided or forgotten between two parts is true as well.
+//! commanders to everyone; here the next Accept or heartbeat says it, and at once a message to where the value came from, or to
+//! everyone when nothing else is pending. Its scouts are answered with all votes at once; here in parts, each asked for: the promise
+//! freezes the votes below the ballot, so that parts read at different times are one answer, and what was decided or forgotten
+//! between two parts is true as well.
 //! PMMC bounds slots by a window over configurations; epochs replace that. No master leases (Paxos Made Live §5.2), no snapshots
 //! (§5.5): state is fetched by the replica.
 //!

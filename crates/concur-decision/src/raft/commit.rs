@@ -15,10 +15,12 @@ impl Raft {
             return;
         }
         let origins = self.decide_to(length, cx);
-        // Where clients wait for it, it is told at once; elsewhere it comes with the next Append or heartbeat.
+        // Where clients wait for it, it is told at once. Elsewhere it comes with the next Append that there is to send; if all that
+        // was appended is decided there is none, and whoever watches there would wait for the heartbeat.
+        let told = if self.decided == self.log.length() { cx.config.others() } else { origins.intersection(cx.config.others()) };
         let decided = self.log.point(self.decided).expect("what is decided is in the log");
         // What a quorum has durably is decided, whatever this replica forgets.
-        cx.send_after(self.ballot, origins.intersection(cx.config.others()), Message::Decided { term: self.term, decided });
+        cx.send_after(self.ballot, told, Message::Decided { term: self.term, decided });
         self.begin_round(cx);
     }
 
