@@ -1,6 +1,9 @@
 //! What is asked: Concur's front door over a store; or, where `CONCUR_TEST_ETCD` names a program, a real etcd, to hold the list to it.
 
-use std::net::{SocketAddr, TcpListener as StdListener};
+#[path = "../../../concur-cli/tests/common/ports.rs"]
+mod ports;
+
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -76,9 +79,7 @@ impl Side {
         static STARTED: AtomicU64 = AtomicU64::new(0);
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("concur-changes-{}-{number}", std::process::id()));
-        let ports: Vec<_> = (0..2).map(|_| StdListener::bind("127.0.0.1:0").expect("a free port")).collect();
-        let [client, peer] = [0, 1].map(|at: usize| ports[at].local_addr().expect("an address"));
-        drop(ports);
+        let [client, peer] = [(); 2].map(|()| ports::free().parse::<SocketAddr>().expect("an address"));
         let mut command = Command::new(program);
         command.arg("--data-dir").arg(&dir).args(["--bcrypt-cost=4", "--log-outputs=/dev/null"]);
         for (flag, at) in [("listen-client", client), ("advertise-client", client), ("listen-peer", peer), ("initial-advertise-peer", peer)]
