@@ -25,6 +25,9 @@
 use concur_core::{Footprint, Frontier, Instance, LaneId, Value};
 use std::collections::{BTreeMap, VecDeque};
 
+/// How many instances of one lane are asked for at once.
+const WANTED_MAX: usize = 1 << 12;
+
 /// Orders what is decided by dependencies.
 #[derive(Debug, Clone)]
 pub struct Graph {
@@ -162,12 +165,14 @@ impl Graph {
         !self.inside
     }
 
-    /// Undecided instances that something decided waits for.
+    /// Undecided instances that something decided waits for, of each lane the first 4,096 at most.
     pub fn wanted(&self) -> impl Iterator<Item = Instance> + '_ {
         self.lanes.iter().enumerate().flat_map(|(index, lane)| {
             let to = lane.waiting.last_key_value().map_or(0, |(&bound, _)| bound);
             let id = LaneId(index as u8);
-            (lane.decided..to).map(move |number| Instance { lane: id, number }).filter(|&instance| !self.is_decided(instance))
+            let undecided =
+                (lane.decided..to).map(move |number| Instance { lane: id, number }).filter(|&instance| !self.is_decided(instance));
+            undecided.take(WANTED_MAX)
         })
     }
 

@@ -72,6 +72,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// The coordinator's ballot, below every other.
 const ZERO: Ballot = Ballot { round: 0, owner: ReplicaId(0) };
+/// No instance has such a number, and no ballot lies above this round: what says so makes no sense.
+const NUMBER_MAX: u64 = 1 << 62;
+const ROUND_MAX: u64 = 1 << 48;
 /// How many of its own instances a replica may be ahead of what it has durably executed.
 const BACKLOG_MAX: u64 = 1 << 16;
 
@@ -300,46 +303,48 @@ impl EPaxos {
         }
     }
 
-    /// Whether every lane that is named exists, every list has the right length, and every ballot belongs to who uses it.
+    /// Whether every lane that is named exists, every list has the right length, every ballot belongs to who uses it, and no number is out
+    /// of all bounds.
     fn makes_sense(&self, message: &Message) -> bool {
         let lanes = self.lanes.len();
-        let lane = |instance: &Instance| usize::from(instance.lane.0) < lanes;
-        let list = |deps: &Deps| deps.0.len() == lanes;
+        let lane = |instance: &Instance| usize::from(instance.lane.0) < lanes && instance.number < NUMBER_MAX;
+        let list = |list: &[u64]| list.len() == lanes && list.iter().all(|&below| below <= NUMBER_MAX);
+        let deps = |deps: &Deps| list(&deps.0);
+        let ballot = |ballot: &Ballot| ballot.round <= ROUND_MAX;
+        let stretch = |stretch: &Stretch| lane(&stretch.first) && stretch.count <= NUMBER_MAX;
         match message {
-            Message::PreAccept { instance, value, deps } => {
-                lane(instance) && list(deps) && !value.is_noop() && deps.below(instance.lane) <= instance.number
+            Message::PreAccept { instance, value, deps: noted } => {
+                lane(instance) && deps(noted) && !value.is_noop() && noted.below(instance.lane) <= instance.number
             }
-            Message::PreAccepted { instance, deps } => lane(instance) && deps.as_ref().is_none_or(list),
-            Message::Accept { instance, deps, .. } | Message::Commit { instance, deps, .. } => lane(instance) && list(deps),
-            Message::Accepted { instance, .. }
-            | Message::Durable { instance }
-            | Message::Refused { instance, .. }
-            | Message::Forgotten { instance, .. } => lane(instance),
-            Message::Recover { instance, ballot } => lane(instance) && ballot.round > 0,
+            Message::PreAccepted { instance, deps: noted } => lane(instance) && noted.as_ref().is_none_or(deps),
+            Message::Accept { instance, ballot: at, deps: chosen, .. } => lane(instance) && ballot(at) && deps(chosen),
+            Message::Commit { instance, deps: chosen, .. } => lane(instance) && deps(chosen),
+            Message::Accepted { instance, ballot: at } | Message::Refused { instance, ballot: at } => lane(instance) && ballot(at),
+            Message::Durable { instance } | Message::Forgotten { instance, .. } => lane(instance),
+            Message::Recover { instance, ballot: at } => lane(instance) && at.round > 0 && ballot(at),
             Message::Recovered { instance, report, .. } => {
                 let report = match report {
                     Report::Nothing => true,
-                    Report::PreAccepted { value, initial, .. } => list(initial) && !value.is_noop(),
-                    Report::Accepted { chosen, deps, .. } => list(deps) && *chosen != Chosen::Known,
+                    Report::PreAccepted { value, initial, .. } => deps(initial) && !value.is_noop(),
+                    Report::Accepted { chosen, deps: voted, .. } => deps(voted) && *chosen != Chosen::Known,
                 };
                 lane(instance) && report
             }
-            Message::Validate { instance, ballot, value, initial } => {
-                lane(instance) && ballot.round > 0 && list(initial) && !value.is_noop()
+            Message::Validate { instance, ballot: at, value, initial } => {
+                lane(instance) && at.round > 0 && ballot(at) && deps(initial) && !value.is_noop()
             }
             Message::Validated { instance, verdict, .. } => {
                 let doubt = |other: &Instance| lane(other) && other.lane != instance.lane;
                 lane(instance) && !matches!(verdict, Verdict::Possible { doubts } if !doubts.iter().all(doubt))
             }
-            Message::Pledged { pledge } => pledge.bounds.len() == lanes && pledge.noted.len() == lanes,
-            Message::Ask { stretches } => stretches.iter().all(|stretch| lane(&stretch.first)),
+            Message::Pledged { pledge } => list(&pledge.bounds) && list(&pledge.noted),
+            Message::Ask { stretches } => stretches.iter().all(stretch),
             Message::Answer { decided, rest } => {
-                decided.iter().all(|decided| lane(&decided.instance) && list(&decided.deps))
-                    && rest.as_ref().is_none_or(|stretch| lane(&stretch.first))
+                decided.iter().all(|decided| lane(&decided.instance) && deps(&decided.deps)) && rest.as_ref().is_none_or(stretch)
             }
-            Message::Summary { committed, gone, floor } => [committed, gone, floor].into_iter().all(|list| list.len() == lanes),
+            Message::Summary { committed, gone, floor } => [committed, gone, floor].into_iter().all(|bounds| list(bounds)),
             Message::Query { .. } => true,
-            Message::Bounds { deps, .. } => list(deps),
+            Message::Bounds { deps: bounds, .. } => deps(bounds),
         }
     }
 

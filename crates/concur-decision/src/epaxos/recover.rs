@@ -2,7 +2,7 @@
 //!
 //! The steps of the paper's recovery stand in [`EPaxos::judge`], those that ask what speaks against a fast decision in `validate`.
 
-use super::{Ballot, Chosen, Deps, EPaxos, Lead, Message, Progress, Record, Report, Stage, chosen_value};
+use super::{Ballot, Chosen, Deps, EPaxos, Lead, Message, Progress, ROUND_MAX, Record, Report, Stage, chosen_value};
 use concur_core::{Context, Instance, ReplicaId, ReplicaSet, Value};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -47,6 +47,10 @@ impl Inquiry {
 impl EPaxos {
     /// Takes an instance up at a ballot of this replica's own, never used before: it is durable before anyone hears of it.
     pub(super) fn take_up(&mut self, instance: Instance, cx: &mut Context<Self>) {
+        let joined = self.vote(instance).map_or(0, |vote| vote.joined.round);
+        if joined.max(self.watches.get(&instance).map_or(0, |watch| watch.round)) >= ROUND_MAX {
+            return; // The rounds are used up.
+        }
         let watch = self.watches.remove(&instance).unwrap_or_default();
         let own = self.coordinator(instance) == self.me;
         cx.note(if own { "recovery of an own instance" } else { "recovery of another's instance" }, Some(instance));

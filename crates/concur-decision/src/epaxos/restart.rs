@@ -188,11 +188,10 @@ impl EPaxos {
             for (&number, vote) in &lane.votes {
                 let instance = Instance { lane: LaneId(index as u8), number };
                 let Some(command) = &vote.command else { continue };
+                // What was decided as nothing too: whoever recovers what interferes with it counts on its coordinator for having listed it.
+                self.conflicts.add(instance, command.footprint());
                 let nothing = vote.noop && vote.progress == Progress::Committed;
-                if !nothing {
-                    self.conflicts.add(instance, command.footprint());
-                }
-                if !nothing && command.is_seal() {
+                if command.is_seal() && !nothing && !self.gone.contains(instance) {
                     self.seals.insert(instance);
                 }
             }

@@ -5,6 +5,7 @@ mod found;
 #[path = "../../../concur-execution/src/graph.rs"]
 #[allow(dead_code, missing_docs, unreachable_pub)]
 mod graph;
+mod restart;
 mod validation;
 mod world;
 
