@@ -4,10 +4,13 @@
 //! promised in this round, so that a replica that is cut off asks for ever and raises no ballot; one that reaches a part of the others
 //! is refused by those who hear the leader, and learns from them what it misses. A leader that hears no quorum, or whose own disk
 //! stalls, steps down, so that half a connection keeps nobody in office. No replica is refused for what it lacks.
+//!
+//! Phase 1 may take longer than an election timeout, where promises come in many parts. So a candidate that gets on is protected as
+//! a leader is: by itself, and by those who are being asked for their promise. Two that prepare in turns would never end.
 
 use super::{CANVASS_REFUSED, Candidate, Follower, Message, MultiPaxos, OVERTAKEN, ROUND_MAX, Role, STEPPED_DOWN, Timer, Transfer};
 use crate::slots::Learn;
-use concur_core::{Ballot, Context, Phase, ReplicaId, ReplicaSet, Ticket};
+use concur_core::{Ballot, Context, Phase, ReplicaId, ReplicaSet, Ticket, Time};
 use std::time::Duration;
 
 /// Asks whether anybody hears a leader.
@@ -51,7 +54,7 @@ impl MultiPaxos {
     }
 
     pub(super) fn asked_whether_led(&mut self, from: ReplicaId, attempt: u64, cx: &mut Context<Self>) {
-        let granted = !self.leader_lives(cx);
+        let granted = !self.leader_lives(cx) && !self.is_being_elected(from, cx);
         if !granted {
             cx.note(CANVASS_REFUSED, None);
         }
@@ -112,7 +115,7 @@ impl MultiPaxos {
         }
         self.lose_forwarded(cx);
         self.promise(Ballot { round, owner: cx.config.me }, cx);
-        self.role = Role::Candidate(Box::new(Candidate::new(self.slots.decided(), transfer)));
+        self.role = Role::Candidate(Box::new(Candidate::new(self.slots.decided(), transfer, cx.now)));
         cx.arm(Timer::Pulse, cx.config.heartbeat);
         self.extend_patience(cx);
         self.prepare(cx.config.voters(), cx);
@@ -166,7 +169,7 @@ impl MultiPaxos {
     /// Waits for a leader.
     pub(super) fn wait(&mut self, leader: Option<ReplicaId>, patience: Duration, cx: &mut Context<Self>) {
         // What it says first to be decided is not on its way as a vote.
-        self.role = Role::Follower(Follower { leader, heard: cx.now, patience, down: false, told: u64::MAX });
+        self.role = Role::Follower(Follower { leader, heard: cx.now, patience, down: false, told: u64::MAX, asked: None });
         cx.disarm(Timer::Pulse);
         cx.arm(Timer::Election, patience);
     }
@@ -178,6 +181,17 @@ impl MultiPaxos {
             Role::Leader(_) => true,
             Role::Canvass(_) | Role::Candidate(_) => false,
             Role::Follower(f) => f.leader.is_some() && !f.down && cx.now.since(f.heard) < cx.config.election,
+        }
+    }
+
+    /// Whether this replica knows of somebody else whose phase 1 gets on: its own does, or it was asked for a part of its promise within
+    /// an election timeout.
+    fn is_being_elected(&self, but: ReplicaId, cx: &Context<Self>) -> bool {
+        let lately = |at: Time| cx.now.since(at) < cx.config.election;
+        match &self.role {
+            Role::Candidate(candidate) => lately(candidate.progressed),
+            Role::Follower(f) => self.promised.owner != but && f.leader.is_none() && f.asked.is_some_and(lately),
+            Role::Canvass(_) | Role::Leader(_) => false,
         }
     }
 

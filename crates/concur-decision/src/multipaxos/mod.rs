@@ -127,6 +127,8 @@ struct Follower {
     down: bool,
     /// What its last heartbeat said to be decided: whoever does not know that by the next one has missed something.
     told: u64,
+    /// When whoever prepares the promised ballot last asked for a part of the promise.
+    asked: Option<Time>,
 }
 
 /// Leads its ballot.

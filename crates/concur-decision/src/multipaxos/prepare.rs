@@ -11,7 +11,7 @@
 
 use super::{LEARNED_IN_PHASE_1, Message, MultiPaxos, PROMISE_IN_PARTS, PROPOSED_AGAIN, Report, Role, SPAN_MAX, TRANSFERRED};
 use crate::slots::Slot;
-use concur_core::{Ballot, Context, Instance, Phase, ReplicaId, ReplicaSet, Value};
+use concur_core::{Ballot, Context, Instance, Phase, ReplicaId, ReplicaSet, Time, Value};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -31,6 +31,8 @@ pub(super) struct Candidate {
     votes: BTreeMap<u64, (Ballot, Arc<Value>)>,
     /// One past the last slot of which anything was reported.
     top: u64,
+    /// When it began, or an acceptor reported something last.
+    pub(super) progressed: Time,
 }
 
 /// How far an acceptor has reported.
@@ -44,8 +46,8 @@ struct Answer {
 
 impl Candidate {
     /// Nobody has answered.
-    pub(super) fn new(from: u64, transfer: bool) -> Self {
-        Self { from, transfer, answers: BTreeMap::new(), votes: BTreeMap::new(), top: from }
+    pub(super) fn new(from: u64, transfer: bool, now: Time) -> Self {
+        Self { from, transfer, answers: BTreeMap::new(), votes: BTreeMap::new(), top: from, progressed: now }
     }
 
     /// Where the next part of an acceptor's answer begins; none if it has said everything.
@@ -99,6 +101,12 @@ impl MultiPaxos {
             self.promise(ballot, cx);
             self.follow_nobody(cx);
         }
+        if let Role::Follower(follower) = &mut self.role
+            && follower.leader.is_none()
+        {
+            // Its phase 1 gets on: whoever is asked again and again is not to lose patience meanwhile.
+            (follower.heard, follower.asked) = (cx.now, Some(cx.now));
+        }
         let (reports, next) = self.report(slot, cx.config.message_bytes_max);
         if next.is_some() {
             cx.note(PROMISE_IN_PARTS, None);
@@ -141,6 +149,7 @@ impl MultiPaxos {
             return;
         }
         candidate.answers.insert(from, Answer { next, base });
+        candidate.progressed = cx.now;
         candidate.top = reports.last().map_or(candidate.top, |last| candidate.top.max(last.slot + 1));
         let mut learned = Vec::new();
         for Report { slot, ballot, value } in reports {

@@ -1,7 +1,7 @@
 //! Who leads, and who does not.
 
 use crate::common::Cast;
-use crate::world::{Setup, World, ballot, batch, r};
+use crate::world::{Setup, World, ballot, batch, r, records};
 use crate::{hears, led};
 use concur_core::*;
 use concur_decision::multipaxos::{Message, MultiPaxos};
@@ -190,4 +190,33 @@ fn a_leader_that_leaves_hands_over() {
     world.cut.clear();
     world.run(5_000);
     assert!(world.leader().is_some());
+}
+
+#[test]
+fn a_phase_1_that_takes_long_and_gets_on_is_not_overtaken() {
+    // Two of those who live have much to report, a slot a message, and every message takes almost half an election timeout. Where there
+    // is a third that has nothing to say, it waits for longer than that without being asked again.
+    let votes = |slots: std::ops::Range<u64>| records(ballot(1, 0), &slots.map(|slot| (slot, ballot(1, 0), slot + 10)).collect::<Vec<_>>());
+    for replicas in [3, 5] {
+        let mut each = vec![Vec::new(); replicas];
+        (each[1], each[2]) = (votes(0..12), votes(12..24));
+        let mut world = World::from_records(Setup { message_bytes_max: 1, ..Setup::of(replicas) }, each);
+        world.crash(0, 0);
+        if replicas == 5 {
+            world.crash(3, 0);
+        }
+        world.campaign(2);
+        world.settle_until(|message| matches!(message, Message::Prepare { .. }));
+        for _ in 0..80 {
+            let on_their_way = world.wires.len();
+            let until = world.now + MultiPaxos::ELECTION * 2 / 5;
+            while world.fire(until) {}
+            world.now = until;
+            for _ in 0..on_their_way {
+                world.deliver(0);
+            }
+        }
+        assert_eq!(world.leader(), Some(2));
+        assert_eq!(world.numbers(), (10..34).collect::<Vec<_>>());
+    }
 }
