@@ -188,8 +188,16 @@ impl FastPaxos {
             cx.note(HOLE, Some(Instance::slot(slot)));
             return self.put_to_vote(slot, ballot, Arc::new(Value::Noop), cx);
         };
-        // Those who voted for it have it.
-        let Some(value) = self.value_of(slot, id) else { return self.ask_to_join(slot, ReplicaSet::EMPTY, cx) };
+        let Some(value) = self.value_of(slot, id) else {
+            // Those who voted for it have it. If none of them lives, the others do: any quorum of phase 1 finds what was chosen.
+            let holders: ReplicaSet = casts.iter().filter(|(_, (_, of))| *of == id).map(|(&voter, _)| voter).collect();
+            let (gone, rest) = (holders.intersection(self.living(cx)).is_empty(), responders.minus(holders));
+            let asked = leading.tallies[&slot].stage == Stage::Asking;
+            return match asked && gone && cx.config.quorums.is_quorum(Phase::Prepare, rest) {
+                true => self.pick(slot, rest, cx),
+                false => self.ask_to_join(slot, ReplicaSet::EMPTY, cx),
+            };
+        };
         cx.note(RECOVERY, Some(Instance::slot(slot)));
         self.weigh_recovery();
         self.put_to_vote(slot, ballot, value, cx);
@@ -214,6 +222,7 @@ impl FastPaxos {
         let cast = vote.as_ref().map(|vote| (vote.ballot, vote.value.id()));
         if let Some(Vote { value, .. }) = vote
             && let Some(id) = value.id()
+            && tally.reports.get(&from).is_none_or(|report| *report == cast)
         {
             tally.values.entry(id).or_insert_with(|| Arc::new(value));
         }

@@ -67,6 +67,10 @@ impl FastPaxos {
         }
         if let Some(below) = fetch {
             cx.note(FETCHED, None);
+            // State is on its way.
+            if let Role::Leading(leading) = &mut self.role {
+                leading.unlearned = 0;
+            }
             cx.fetch(from, Frontier::slots(cx.config.epoch, below));
         }
         match answer {

@@ -46,6 +46,9 @@ pub(super) struct Leading {
     followed: ReplicaSet,
     /// For how many ticks its own disk has not answered.
     unheard: u32,
+    /// For how many ticks it has learned nothing of what it lacks below `first`, and how much it knew before.
+    pub(super) unlearned: u32,
+    learned: u64,
     /// How much recent recoveries weigh, and how many fast decisions came since the last.
     weight: u32,
     calm_decisions: u32,
@@ -66,6 +69,8 @@ impl Leading {
             old: Vec::new(),
             followed: ReplicaSet::EMPTY,
             unheard: 0,
+            unlearned: 0,
+            learned: 0,
             weight: 0,
             calm_decisions: 0,
             calm,
@@ -84,7 +89,7 @@ impl FastPaxos {
     /// Leads the ballot that a quorum has promised: what was reported is put to the vote, and later slots are open to all.
     pub(super) fn lead(&mut self, cx: &mut Context<Self>) {
         let Role::Preparing(preparing) = std::mem::replace(&mut self.role, Role::Follower) else { return };
-        let first = preparing.below.max(self.slots.decided());
+        let first = preparing.below().max(self.slots.decided());
         let end = preparing.end.max(first);
         self.role = Role::Leading(Box::new(Leading::new(preparing.ticket, first, end, preparing.closing.unwrap_or(0))));
         if preparing.closing.is_none() {
@@ -219,6 +224,9 @@ impl FastPaxos {
         if self.closes_for_lack(cx) {
             return;
         }
+        if self.asks_again_below(cx) {
+            return;
+        }
         self.tally_again(cx);
         self.fill_used(HOLES_MAX, cx);
         self.watch_fast_holes(HOLES_MAX, cx);
@@ -249,6 +257,24 @@ impl FastPaxos {
         }
         cx.note(FELL_BACK, None);
         self.prepare(Some(CALM_TICKS << self.relapses), cx);
+        true
+    }
+
+    /// Prepares once more if those who knew what is decided below `first` are gone, and perhaps have forgotten it: nobody works on
+    /// those slots, and the votes that decided them are reported by others.
+    fn asks_again_below(&mut self, cx: &mut Context<Self>) -> bool {
+        let (decided, patience) = (self.slots.decided(), 2 * election_ticks(cx) + 1);
+        let Role::Leading(leading) = &mut self.role else { return false };
+        if decided >= leading.first {
+            return false;
+        }
+        leading.unlearned = if decided > leading.learned { 0 } else { leading.unlearned + 1 };
+        leading.learned = decided;
+        if leading.unlearned <= patience {
+            return false;
+        }
+        let calm = leading.calm;
+        self.prepare(Some(calm), cx);
         true
     }
 

@@ -4,7 +4,7 @@
 //! a voter that forgot decided slots answers correctly.
 
 use super::choose::Cast;
-use super::{BACKLOG_MAX, FastPaxos, Message, Reported, Role, one};
+use super::{BACKLOG_MAX, FastPaxos, Message, Reported, Role, is_main, one};
 use crate::slots::{Kept, Learn, Slot, Vote};
 use concur_core::{Ballot, Context, Phase, ReplicaId, ReplicaSet, Ticket, Time, Value};
 use std::collections::BTreeMap;
@@ -23,8 +23,8 @@ pub(super) struct Preparing {
     from: u64,
     /// Who has told everything.
     pub(super) complete: ReplicaSet,
-    /// Everything below is decided, somebody says.
-    pub(super) below: u64,
+    /// What each voter that answered knows to be decided below: of that it reports nothing.
+    below: BTreeMap<ReplicaId, u64>,
     /// The last votes, and one past the last slot that has any or is decided.
     pub(super) votes: BTreeMap<u64, BTreeMap<ReplicaId, (Ballot, Arc<Value>)>>,
     pub(super) end: u64,
@@ -33,6 +33,11 @@ pub(super) struct Preparing {
 }
 
 impl Preparing {
+    /// Everything below is decided, and some of those who told everything told nothing of it.
+    pub(super) fn below(&self) -> u64 {
+        self.complete.iter().filter_map(|id| self.below.get(&id)).copied().max().unwrap_or(0)
+    }
+
     /// The votes in a slot, by the names of the values.
     pub(super) fn casts(&self, slot: u64) -> BTreeMap<ReplicaId, Cast> {
         let votes = self.votes.get(&slot).into_iter().flatten();
@@ -45,6 +50,9 @@ impl FastPaxos {
     /// no later run uses it again.
     pub(super) fn prepare(&mut self, closing: Option<u32>, cx: &mut Context<Self>) {
         let ballot = Ballot { round: self.next_round(), owner: self.me };
+        if !is_main(ballot) {
+            return; // The rounds are used up.
+        }
         let ticket = self.promise(ballot, None, cx);
         let from = self.slots.decided();
         self.role = Role::Preparing(Box::new(Preparing {
@@ -53,7 +61,7 @@ impl FastPaxos {
             asked: BTreeMap::new(),
             from,
             complete: ReplicaSet::EMPTY,
-            below: from,
+            below: BTreeMap::new(),
             votes: BTreeMap::new(),
             end: from,
             progressed: cx.now,
@@ -128,14 +136,16 @@ impl FastPaxos {
     ) {
         let Role::Preparing(preparing) = &mut self.role else { return };
         let expected = *preparing.asked.entry(from).or_insert(preparing.from);
-        let last = slots.last().map_or(0, |reported| reported.slot);
-        let far = last >= below.max(preparing.from).saturating_add(BACKLOG_MAX * 2);
+        // Nobody votes far beyond what was decided, so that no two votes lie far apart; how many there are depends on how much is durable.
+        let mut near = below.max(slot);
+        let far = slots.iter().any(|reported| reported.slot.saturating_sub(std::mem::replace(&mut near, reported.slot)) > BACKLOG_MAX * 2);
         if ballot != self.promised || slot != expected || preparing.complete.contains(from) || far {
             return;
         }
         preparing.asked.insert(from, to);
         preparing.progressed = cx.now;
-        preparing.below = preparing.below.max(below);
+        let known = preparing.below.entry(from).or_default();
+        *known = below.max(*known);
         let mut decided = Vec::new();
         for Reported { slot, kept } in slots {
             preparing.end = preparing.end.max(slot + 1);

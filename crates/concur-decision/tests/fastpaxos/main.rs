@@ -9,7 +9,7 @@ mod world;
 use concur_core::*;
 use concur_decision::fastpaxos::{FastPaxos, Message, Progress, Record, Reported};
 use concur_decision::slots::{Kept, Learn, Vote};
-use world::{Setup, World, batch, id, r, seal};
+use world::{HEARTBEAT, Setup, World, batch, id, r, seal};
 
 fn is_vote(message: &Message) -> bool {
     matches!(message, Message::Voted { .. })
@@ -167,6 +167,45 @@ fn what_a_dead_proposer_left_is_finished_and_what_it_skipped_is_filled() {
     world.run(5_000);
     assert_eq!(world.chosen, [(0, Value::Noop), (1, batch(proposer, 2))].into());
     assert!(world.noted("hole filled") > 0);
+}
+
+#[test]
+fn a_vote_for_a_value_that_is_gone_with_all_who_had_it_holds_nothing_up() {
+    let (mut world, coordinator) = World::led(Setup::of(5));
+    let proposer = other(coordinator, &world);
+    world.submit(proposer, 1);
+    // Only it has the value and votes; of that the coordinator hears.
+    world.settle_but(|from, to, message| matches!(message, Message::Propose { .. }) && from != to);
+    world.crash(proposer, 0);
+    world.wires.clear();
+    world.run(5_000);
+    world.submit(coordinator, 2);
+    world.run(5_000);
+    assert_eq!(world.chosen.values().filter_map(Value::id).collect::<Vec<_>>(), [id(coordinator, 2)]);
+    assert!(world.nodes.iter().filter(|node| node.core.is_some()).all(|node| node.executed == world.decided()));
+}
+
+#[test]
+fn what_only_one_that_died_knew_to_be_decided_is_found_in_the_votes() {
+    let (mut world, coordinator) = World::led(Setup::of(5));
+    let proposer = other(coordinator, &world);
+    world.submit(proposer, 1);
+    // All vote, and only the proposer hears of it and decides.
+    world.settle_but(|from, to, message| from != to && to != r(proposer) && !matches!(message, Message::Propose { .. }));
+    assert_eq!(world.decided(), 1);
+    world.wires.clear();
+    // The next coordinator hears that something is decided there, and never what.
+    world.crash(coordinator, 0);
+    world.start(coordinator).expect("records that agree");
+    let until = world.now + HEARTBEAT * 100;
+    while world.coordinator().is_none() && world.fire(until) {
+        world.settle_but(|_, _, message| matches!(message, Message::Learn(_)));
+    }
+    assert!(world.coordinator().is_some_and(|leads| leads != proposer));
+    world.crash(proposer, 0);
+    world.wires.clear();
+    world.run(10_000);
+    assert!(world.nodes.iter().filter(|node| node.core.is_some()).all(|node| node.executed == 1));
 }
 
 #[test]
