@@ -168,8 +168,9 @@ impl Peers {
                     }
                 }
                 slots.hear_of(decided);
-                // The next stretch at once, as long as each brings something.
-                if slots.decided() > before && decided > slots.decided() {
+                // The next stretch at once, as long as each brings something: even whoever lacks more may know what comes next, since
+                // decisions are not made, nor learned, in order.
+                if slots.decided() > before && slots.known() > slots.decided() {
                     lesson.answer = Some(Learn::Ask { from: slots.decided() });
                 }
             }
