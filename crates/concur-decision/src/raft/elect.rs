@@ -1,5 +1,6 @@
 //! Elections: patience, pre-votes, votes, check-quorum, and the transfer of leadership.
 
+use super::messages::TERM_MAX;
 use super::{
     ELECTED, Follower, Leader, Message, PRE_VOTE_REFUSED, Point, Raft, Reads, Role, STEPPED_DOWN, TRANSFERRED, Term, Timer, Transfer,
     VOTE_REFUSED, replicate::Progress,
@@ -34,6 +35,9 @@ impl Raft {
     /// Asks whether a quorum would vote for this replica in the next term (dissertation §9.6): an isolated replica asks for ever
     /// and raises no term.
     fn canvass(&mut self, cx: &mut Context<Self>) {
+        if self.term >= TERM_MAX {
+            return;
+        }
         self.lose_forwarded(cx);
         self.role = Role::Candidate(Candidate { canvassing: true, votes: ReplicaSet::one(cx.config.me), transfer: false });
         let patience = draw_patience(cx);
@@ -45,6 +49,9 @@ impl Raft {
 
     /// Begins a term and votes for itself. Its own vote counts when it is durable, as everybody's.
     fn stand(&mut self, transfer: bool, cx: &mut Context<Self>) {
+        if self.term >= TERM_MAX {
+            return;
+        }
         let me = cx.config.me;
         self.lose_forwarded(cx);
         self.promise(self.term.next(), Some(me), cx);

@@ -7,6 +7,9 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Term(pub u64);
 
+/// No term lies above: messages that say so make no sense.
+pub(super) const TERM_MAX: Term = Term(1 << 48);
+
 impl Term {
     /// The term after this one.
     pub fn next(self) -> Self {
@@ -154,6 +157,27 @@ pub enum Message {
         /// Their name.
         id: ReadId,
     },
+}
+
+impl Message {
+    /// The terms that it speaks of, but those of entries, which are none above its own.
+    pub(super) fn terms(&self) -> [Term; 2] {
+        match *self {
+            Self::PreVote { term, log } | Self::Vote { term, log, .. } => [term, log.term],
+            Self::PreVoted { asked, term, .. } => [asked, term],
+            Self::Append { term, prior, .. } => [term, prior.term],
+            Self::Heartbeat { term, decided, .. } | Self::Decided { term, decided } => [term, decided.term],
+            Self::ReadAt { decided, .. } => [decided.term; 2],
+            Self::Voted { term, .. }
+            | Self::Newer { term }
+            | Self::HandOver { term }
+            | Self::Appended { term, .. }
+            | Self::Rejected { term, .. }
+            | Self::Behind { term, .. }
+            | Self::Heard { term, .. } => [term; 2],
+            Self::Read { .. } | Self::ReadLost { .. } => [Term(0); 2],
+        }
+    }
 }
 
 impl Urgent for Message {

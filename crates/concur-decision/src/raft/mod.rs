@@ -35,6 +35,7 @@ mod read;
 mod recover;
 mod replicate;
 
+use messages::TERM_MAX;
 pub use messages::{Entry, Message, Point, Record, Term, Timer};
 
 use concur_core::{
@@ -229,7 +230,7 @@ impl Raft {
     /// that is over is told so by `Newer`.
     fn receive(&mut self, from: ReplicaId, message: Message, cx: &mut Context<Self>) {
         let voters = cx.config.voters();
-        if !voters.contains(from) || !voters.contains(cx.config.me) {
+        if !voters.contains(from) || !voters.contains(cx.config.me) || message.terms().into_iter().any(|term| term > TERM_MAX) {
             return;
         }
         match message {

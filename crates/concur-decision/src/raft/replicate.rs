@@ -169,22 +169,26 @@ impl Raft {
             // Held like every answer: the term must be durable before anybody relies on it.
             return cx.send(ReplicaSet::one(from), Message::Rejected { term, at: prior.length, hint });
         }
-        self.take_in(prior.length, entries, cx);
+        if !self.take_in(prior.length, entries, cx) {
+            return;
+        }
         // Held until the entries are durable.
         cx.send(ReplicaSet::one(from), Message::Appended { term, length });
         self.learn_length(decided.min(length), cx);
     }
 
-    /// Appends what is new of the entries from `at` on, behind what this log and the leader's have in common.
-    fn take_in(&mut self, at: u64, mut entries: Vec<Entry>, cx: &mut Context<Self>) {
+    /// Appends what is new of the entries from `at` on, behind what this log and the leader's have in common. False if they cannot
+    /// stand there: terms would fall along the log, behind what was decided since a leader that is deposed sent them.
+    fn take_in(&mut self, at: u64, mut entries: Vec<Entry>, cx: &mut Context<Self>) -> bool {
         let skip = self.decided.saturating_sub(at);
         let known = (at + skip..).zip(&entries[skip as usize..]);
         let same = known.take_while(|&(position, entry)| self.log.get(position).is_some_and(|mine| mine.term == entry.term));
         let same = skip as usize + same.count();
         let fresh = entries.split_off(same);
         let at = at + same as u64;
-        if fresh.is_empty() {
-            return;
+        let Some(first) = fresh.first() else { return true };
+        if self.log.point(at).is_none_or(|before| first.term < before.term) {
+            return false;
         }
         assert!(at >= self.decided, "what is decided is never overwritten");
         let cut = self.log.truncate(at);
@@ -196,6 +200,7 @@ impl Raft {
         for entry in fresh {
             self.log.push(entry);
         }
+        true
     }
 
     /// A voter has so much, this replica itself included.

@@ -489,6 +489,15 @@ fn messages_that_make_no_sense_are_dropped() {
         world.input(1, Input::Receive { from: r(0), message });
     }
     world.input(1, Input::Receive { from: r(0), message: append(point(1, u64::MAX - 1), u64::MAX, &[3]) });
+    let newest = Term(u64::MAX);
+    for message in [
+        Message::Newer { term: newest },
+        Message::PreVoted { asked: Term(4), granted: false, term: newest },
+        Message::Vote { term: newest, log: point(1, 2), transfer: true },
+        Message::Heartbeat { term: Term(3), round: 0, decided: Point { term: newest, length: 1 } },
+    ] {
+        world.input(1, Input::Receive { from: r(0), message });
+    }
     assert_eq!(world.log(1), [1, 1]);
     world.campaign(2);
     world.settle();
