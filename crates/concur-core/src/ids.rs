@@ -210,6 +210,20 @@ pub struct BatchId {
     pub number: u64,
 }
 
+impl Wire for BatchId {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.origin.put(out);
+        self.boot.put(out);
+        self.number.put(out);
+    }
+
+    fn get(r: &mut Reader) -> Result<Self, Malformed> {
+        let id = Self { origin: Wire::get(r)?, boot: Wire::get(r)?, number: Wire::get(r)? };
+        // The numbers that ran are kept as half-open ranges.
+        if id.number == u64::MAX { Err(Malformed { what: "number of a batch" }) } else { Ok(id) }
+    }
+}
+
 impl fmt::Debug for BatchId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "b{}/{}/{}", self.origin.0, self.boot.0, self.number)
@@ -246,6 +260,5 @@ pub struct SessionId(pub u64);
 wire_newtype!(ReplicaSet, Epoch, GroupId, BootCount, Ticket, SessionId, LaneId);
 wire_struct!(Instance { lane, number });
 wire_struct!(Run { first, count });
-wire_struct!(BatchId { origin, boot, number });
 wire_struct!(Ballot { round, owner });
 wire_struct!(ReadId { boot, number });

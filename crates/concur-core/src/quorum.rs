@@ -104,7 +104,7 @@ impl QuorumSystem {
             QuorumRule::Weighted { .. } => None, // Two sets of more than half of a sum share a member.
             _ => {
                 let (first, second) = (self.size(a), self.size(b));
-                if first + second > self.voters.len() {
+                if first.saturating_add(second) > self.voters.len() {
                     return None;
                 }
                 let left: ReplicaSet = self.voters.iter().take(first).collect();

@@ -6,6 +6,8 @@ use concur_core::{
 
 /// The longest name, address, region or strategy, in bytes.
 pub(crate) const TEXT_BYTES_MAX: usize = 1024;
+/// No epoch has such a number, and no term: what says so is malformed.
+const COUNTED_MAX: u64 = 1 << 62;
 
 /// Who is in one epoch of a group, and by which strategy it decides.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
@@ -177,7 +179,8 @@ impl Wire for Configuration {
         };
         let short = |text: &String| text.len() <= TEXT_BYTES_MAX;
         let is_sound = |m: &Member| [&m.name, &m.peer, &m.client, &m.region].into_iter().all(short);
-        let sound = this.members.is_sorted_by(|a, b| a.id < b.id) && this.members.iter().all(is_sound) && short(&this.strategy);
+        let counted = this.epoch.0.max(this.term_base) < COUNTED_MAX;
+        let sound = counted && this.members.is_sorted_by(|a, b| a.id < b.id) && this.members.iter().all(is_sound) && short(&this.strategy);
         if sound { Ok(this) } else { Err(Malformed { what: "configuration" }) }
     }
 }

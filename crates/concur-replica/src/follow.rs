@@ -11,9 +11,10 @@ use crate::api::Output;
 use crate::commit::Peer;
 use crate::feed::PART_INSTANCES_MAX;
 use crate::replica::Replica;
-use concur_core::{BootCount, Epoch, Frontier, Ordering, ReplicaId, ReplicaSet, StateMachine, Time, Value};
+use concur_core::{BootCount, Epoch, Frontier, Instance, Ordering, ReplicaId, ReplicaSet, StateMachine, Time, Value};
 use concur_execution::{Next, Sequencer};
 use concur_network::{After, Body, Fed, Feed};
+use std::collections::BTreeSet;
 
 /// How often one source is asked in vain.
 const ASKED_MAX: u32 = 3;
@@ -239,15 +240,16 @@ impl<M: StateMachine> Replica<M> {
     /// Whether what was gathered leads from what is executed here to a seal that can be passed.
     fn leads_through(&self) -> bool {
         let (epoch, total) = (self.epoch(), self.settings.strategy.traits.order == Ordering::Total);
-        let mut next = self.sequencer.executed_count();
+        let (mut next, mut seen) = (self.sequencer.executed_count(), BTreeSet::new());
         for fed in &self.following.gathered {
-            if fed.epoch < epoch || (fed.epoch == epoch && self.sequencer.contains(fed.run.first)) {
+            let instance = fed.run.first;
+            if fed.epoch < epoch || (fed.epoch == epoch && (self.sequencer.contains(instance) || !seen.insert(instance))) {
                 continue;
             }
-            if fed.epoch > epoch || (total && fed.run.first.number > next) {
+            if fed.epoch > epoch || (total && instance != Instance::slot(next)) {
                 return false;
             }
-            next += u64::from(fed.run.first.number == next);
+            next += 1;
             if let Value::Seal(seal) = &fed.value {
                 return self.leads_on(seal);
             }

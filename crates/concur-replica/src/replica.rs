@@ -12,7 +12,7 @@ use crate::replicate::Held;
 use crate::transfer::Transfers;
 use bytes::Bytes;
 use concur_core::{
-    AnyBoot, AnyEffect, AnyInput, AnyProtocol, Config, Corrupt, Epoch, Frontier, Instance, Mark, ReplicaId, ReplicaSet, Rng, Start,
+    AnyBoot, AnyEffect, AnyInput, AnyProtocol, Config, Corrupt, Epoch, Frontier, Instance, Mark, Reader, ReplicaId, ReplicaSet, Rng, Start,
     StateMachine, Strategy, Ticket, Time, Wire,
 };
 use concur_execution::{Executed, Sequencer};
@@ -130,6 +130,8 @@ impl<M: StateMachine> Replica<M> {
             let boot = AnyBoot { records: recovered.records, mark: mark.clone(), first, fresh: false, boot: settings.boot };
             let start = Start { now, rng, config: settings.config.clone() };
             protocol = Some((settings.strategy.recover)(boot, start, &mut effects)?);
+        } else {
+            check_outlived(&recovered.records, settings.config.epoch, empty)?;
         }
         let sequencer = match protocol {
             Some(_) => Sequencer::new(settings.strategy.traits.order, &mark),
@@ -351,6 +353,15 @@ impl Settings {
         configuration.epoch == epoch && self.find(&configuration.strategy).is_some_and(|strategy| configuration.fits(&strategy).is_ok())
     }
 
+    /// Whether a vote in this configuration, which was accepted, could begin with such a state.
+    pub(crate) fn can_begin(&self, configuration: &Configuration, mark: &Mark<Bytes>, now: Time) -> bool {
+        let Some(strategy) = self.find(&configuration.strategy) else { return false };
+        let quorums = configuration.quorums(&strategy);
+        let config = Arc::new(Config { epoch: configuration.epoch, quorums, ..(*self.config).clone() });
+        let boot = AnyBoot { records: Vec::new(), mark: mark.clone(), first: None, fresh: false, boot: self.boot };
+        (strategy.recover)(boot, Start { now, rng: Rng::new(0), config }, &mut Vec::new()).is_ok()
+    }
+
     /// The strategy of this name.
     pub(crate) fn find(&self, name: &str) -> Option<Strategy> {
         Some(self.strategy).filter(|strategy| strategy.traits.name == name).or_else(|| (self.strategies)(name))
@@ -379,6 +390,20 @@ impl<M> std::fmt::Debug for Replica<M> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Replica({} of group {})", self.settings.config.me, self.settings.config.group.0)
     }
+}
+
+/// Records of a replica that begins without a vote are of votes that ended. A vote's first record comes only once the state at its
+/// epoch's start is durable: where the state is older, or gone, it was lost or put back, and what the vote promised would be forgotten.
+fn check_outlived(records: &[Bytes], epoch: Epoch, empty: bool) -> Result<(), Corrupt> {
+    for record in records {
+        if empty {
+            return Err(Corrupt::new("the log holds votes, and the executed state is gone"));
+        }
+        if Epoch::get(&mut Reader::new(record.clone()))? >= epoch {
+            return Err(Corrupt::new("the log holds votes of a later epoch than the executed state"));
+        }
+    }
+    Ok(())
 }
 
 /// A durable image, sorted into whose it is.

@@ -241,10 +241,12 @@ impl<M: StateMachine> Replica<M> {
         let (Some(mark), Some(configuration)) = (image.mark, image.configuration) else {
             return out.notes.push(("malformed state dropped", None));
         };
-        if !self.settings.accepts(&configuration, mark.frontier.epoch) {
+        let enters = mark.frontier.epoch > self.epoch();
+        let sound = self.settings.accepts(&configuration, mark.frontier.epoch);
+        // Once it is stored, a vote begins with it: one that cannot would never start again.
+        if !sound || ((enters || self.empty) && !self.settings.can_begin(&configuration, &mark, self.now)) {
             return out.notes.push(("malformed state dropped", None));
         }
-        let enters = mark.frontier.epoch > self.epoch();
         if mark.frontier.epoch < self.epoch() || self.passage.is_some() {
             return out.notes.push(("state of another epoch dropped", None));
         }

@@ -114,6 +114,35 @@ fn a_newcomer_is_promoted_when_it_is_close_and_everybody_else_may_leave() {
     }
 }
 
+/// What a member promised in its votes stands in its log. State that is gone, or was put back from before, would have it begin to vote
+/// with nothing promised.
+#[test]
+fn a_member_whose_state_alone_is_lost_or_put_back_does_not_start() {
+    for setup in setups(3) {
+        let mut pump = ready(setup);
+        let index = observer(&mut pump, "n4", false);
+        let before = pump.nodes[index].image.clone();
+        let id = ReplicaId(index as u8);
+        let incarnation = pump.replica(index).settings().incarnation;
+        done(pump.change(0, Change::Promote { id, incarnation }));
+        pump.until("it votes", |pump| pump.replica(index).status().role == "voter");
+        let token = pump.command(index, None, &[7, 1]);
+        pump.ok(token);
+        pump.converge();
+        pump.crash(index);
+        assert!(!pump.nodes[index].records.is_empty());
+        let whole = std::mem::take(&mut pump.nodes[index].image);
+        let error = pump.try_start(index).expect_err("its state is gone");
+        assert!(error.to_string().contains("the executed state is gone"), "{error}");
+        pump.nodes[index].image = before;
+        let error = pump.try_start(index).expect_err("its state is of before");
+        assert!(error.to_string().contains("a later epoch than the executed state"), "{error}");
+        pump.nodes[index].image = whole;
+        pump.start(index);
+        pump.converge();
+    }
+}
+
 #[test]
 fn who_missed_the_seal_executes_it_from_the_feed_or_gets_the_state_behind_it() {
     for setup in setups(3) {

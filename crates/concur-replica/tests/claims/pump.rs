@@ -158,6 +158,11 @@ impl Pump {
 
     /// Starts a replica from its disk.
     pub(crate) fn start(&mut self, index: usize) {
+        self.try_start(index).expect("an honest disk");
+    }
+
+    /// Starts a replica from a disk that somebody may have touched.
+    pub(crate) fn try_start(&mut self, index: usize) -> Result<(), Corrupt> {
         self.nodes[index].boot += 1;
         self.nodes[index].through = Ticket(0);
         let (settings, now, wall_ms) = (self.settings(index), self.now, self.wall_ms(index));
@@ -166,10 +171,11 @@ impl Pump {
         let recovered = Recovered { records: node.records.clone(), image };
         let machine = Tally::new(settings.order == Ordering::Total);
         let (rng, mut out) = (self.rng.fork(), Output::default());
-        let replica = Replica::start(settings, recovered, machine, now, wall_ms, rng, &mut out).expect("an honest disk");
+        let replica = Replica::start(settings, recovered, machine, now, wall_ms, rng, &mut out)?;
         self.nodes[index].replica = Some(replica);
         self.perform(index, out);
         self.settle(index);
+        Ok(())
     }
 
     /// Another machine starts, which holds nothing and knows this configuration.
