@@ -9,7 +9,9 @@
 
 use bytes::Bytes;
 use concur_core::wire::encoded;
-use concur_core::{BatchId, BootCount, Change, Corrupt, Footprint, RangeSet, ReplicaId, SessionId, Span, Wire, wire_struct};
+use concur_core::{
+    BatchId, BootCount, Change, Corrupt, Footprint, Malformed, RangeSet, Reader, ReplicaId, SessionId, Span, Wire, wire_struct,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A command's place in its session.
@@ -23,9 +25,24 @@ pub struct InSession {
     pub received_below: u64,
 }
 
-wire_struct!(InSession { session, number, received_below });
+impl Wire for InSession {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.session.put(out);
+        self.number.put(out);
+        self.received_below.put(out);
+    }
+
+    fn get(r: &mut Reader) -> Result<Self, Malformed> {
+        let place = Self { session: Wire::get(r)?, number: Wire::get(r)?, received_below: Wire::get(r)? };
+        // The numbers that ran are kept as half-open ranges.
+        if place.number > Self::NUMBER_MAX { Err(Malformed { what: "number in a session" }) } else { Ok(place) }
+    }
+}
 
 impl InSession {
+    /// The largest number of a command in a session.
+    pub const NUMBER_MAX: u64 = u64::MAX - 1;
+
     /// What a command of a session touches besides what the state machine says of it: it needs the session, and no other command
     /// may bear its number. Two that bear one are executed in one order everywhere, so that the same one is executed everywhere.
     pub fn footprint(&self) -> Footprint {

@@ -203,6 +203,9 @@ impl Concur for Native {
             return Err(Status::invalid_argument(format!("a command has at most {} bytes", self.shared.request_bytes_max)));
         }
         let (number, received_below) = (request.number, request.received_below);
+        if number > InSession::NUMBER_MAX {
+            return Err(Status::invalid_argument(format!("a command's number in its session is at most {}", InSession::NUMBER_MAX)));
+        }
         if received_below > number {
             return Err(Status::invalid_argument("the reply to this command was received already"));
         }
