@@ -191,21 +191,25 @@ impl Client {
                 return Ok(numbered);
             }
             let _one = sessions.opening.lock().await;
-            if let Err(id) = sessions.number().map(drop) {
-                self.open_session(id, deadline).await?;
-                sessions.opened(id);
+            if sessions.number().is_err() {
+                self.open_session(deadline).await?;
             }
         }
     }
 
-    async fn open_session(&self, session: u64, deadline: Instant) -> Result<(), ClientError> {
-        // That a session is open changes nothing for anybody: it may be opened again.
+    async fn open_session(&self, deadline: Instant) -> Result<(), ClientError> {
+        // That a session is open changes nothing for anybody: another may be opened.
         let mut tries = Tries::new(&self.shared, deadline, false);
         loop {
-            let namespace = self.shared.options.namespace.clone();
+            // Another at each attempt: one that is not answered may be decided long after, when a session of that number has been
+            // used and has ended, and would begin it again with nothing executed.
+            let (namespace, session) = (self.shared.options.namespace.clone(), self.shared.sessions.drawn());
             let request = pb::OpenSessionRequest { namespace, session, deadline_ms: tries.attempt_ms()? };
             match tries.attempt(async |mut member| member.open_session(request).await).await {
-                Ok(_) => return Ok(()),
+                Ok(_) => {
+                    self.shared.sessions.opened(session);
+                    return Ok(());
+                }
                 Err(status) => tries.failed(&status).await?,
             }
         }

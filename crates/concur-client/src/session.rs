@@ -22,10 +22,14 @@ struct Session {
 }
 
 impl Session {
-    fn drawn() -> Self {
-        Self { id: random(), opened: false, next: 1, waiting: BTreeSet::new() }
+    fn closed() -> Self {
+        Self { id: 0, opened: false, next: 1, waiting: BTreeSet::new() }
     }
 }
+
+/// No session is open.
+#[derive(Debug)]
+pub(crate) struct Closed;
 
 /// A command's place in a session; its reply is waited for until this is dropped.
 #[derive(Debug)]
@@ -37,18 +41,18 @@ pub(crate) struct Numbered<'s> {
 
 impl Sessions {
     pub(crate) fn new() -> Self {
-        Self { current: Mutex::new(Session::drawn()), opening: tokio::sync::Mutex::new(()) }
+        Self { current: Mutex::new(Session::closed()), opening: tokio::sync::Mutex::new(()) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Session> {
         self.current.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// The next number, or the session that must be opened first.
-    pub(crate) fn number(&self) -> Result<Numbered<'_>, u64> {
+    /// The next number, if a session is open.
+    pub(crate) fn number(&self) -> Result<Numbered<'_>, Closed> {
         let mut session = self.lock();
         if !session.opened {
-            return Err(session.id);
+            return Err(Closed);
         }
         let number = session.next;
         session.next += 1;
@@ -56,16 +60,21 @@ impl Sessions {
         Ok(Numbered { sessions: self, session: session.id, number })
     }
 
+    /// A session to be opened, which nobody has tried to open before.
+    pub(crate) fn drawn(&self) -> u64 {
+        random()
+    }
+
+    /// A session is open from now on.
     pub(crate) fn opened(&self, id: u64) {
-        let mut session = self.lock();
-        session.opened |= session.id == id;
+        *self.lock() = Session { id, opened: true, ..Session::closed() };
     }
 
     /// The replicas do not know the session: the next command opens another.
     pub(crate) fn lost(&self, id: u64) {
         let mut session = self.lock();
         if session.id == id {
-            *session = Session::drawn();
+            *session = Session::closed();
         }
     }
 }
@@ -95,7 +104,8 @@ mod tests {
     #[test]
     fn replies_are_received_below_the_first_that_is_waited_for() {
         let sessions = Sessions::new();
-        let id = sessions.number().map(|numbered| numbered.number).unwrap_err();
+        assert!(sessions.number().is_err());
+        let id = sessions.drawn();
         sessions.opened(id);
         let (one, two) = (sessions.number().unwrap(), sessions.number().unwrap());
         assert_eq!((one.number, two.number, two.received_below()), (1, 2, 1));
@@ -106,9 +116,7 @@ mod tests {
         assert_eq!(three.received_below(), 3);
         sessions.lost(id);
         assert_eq!(three.received_below(), 0);
-        let other = sessions.number().map(|numbered| numbered.number).unwrap_err();
-        assert_ne!(other, id);
-        sessions.opened(id);
-        assert!(sessions.number().is_err(), "the session that was lost is not the current one");
+        assert!(sessions.number().is_err());
+        assert_ne!(sessions.drawn(), id);
     }
 }

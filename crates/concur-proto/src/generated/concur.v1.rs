@@ -27,7 +27,8 @@ pub struct OpenSessionRequest {
     /// Empty: the default namespace.
     #[prost(string, tag = "1")]
     pub namespace: ::prost::alloc::string::String,
-    /// Drawn at random by the caller; not 0.
+    /// Drawn at random by the caller, for this attempt: one that was not answered is not tried again, since it may be decided long after,
+    /// when a session of that number has been used and has ended. Not 0.
     #[prost(uint64, tag = "2")]
     pub session: u64,
     /// How long the caller waits; 0: the server's limit.
