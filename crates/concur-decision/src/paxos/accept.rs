@@ -1,6 +1,6 @@
 //! Accept: phase 2. What phase 1 found, or left free to choose, is put to the vote.
 
-use super::messages::{Message, Proposal, Record, Stretch, each, push};
+use super::messages::{Message, Proposal, Record, SLOTS_MAX, Stretch, each, push};
 use super::prepare::Answers;
 use super::{FOUND, Paxos, Stage};
 use crate::slots::Vote;
@@ -111,15 +111,20 @@ impl Paxos {
 
 /// Requests to vote, none of which carries too many bytes.
 pub(super) fn requests(votes: Vec<(u64, Ballot, Arc<Value>)>, bytes_max: usize) -> Vec<Message> {
-    let (mut out, mut noops, mut proposals, mut bytes) = (Vec::new(), Vec::new(), Vec::new(), 0);
+    let (mut out, mut noops, mut proposals, mut slots, mut bytes) = (Vec::new(), Vec::new(), Vec::new(), 0, 0);
     for (slot, ballot, value) in votes {
         if value.is_noop() {
             push(&mut noops, slot, ballot);
+            slots += 1;
+            if slots == SLOTS_MAX {
+                out.push(Message::Accept { noops: std::mem::take(&mut noops), proposals: std::mem::take(&mut proposals) });
+                (slots, bytes) = (0, 0);
+            }
             continue;
         }
         if bytes > 0 && bytes + value.size_bytes() > bytes_max {
             out.push(Message::Accept { noops: std::mem::take(&mut noops), proposals: std::mem::take(&mut proposals) });
-            bytes = 0;
+            (slots, bytes) = (0, 0);
         }
         bytes += value.size_bytes();
         proposals.push(Proposal { slot, vote: Vote { ballot, value: Value::clone(&value) } });

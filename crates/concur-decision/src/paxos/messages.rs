@@ -36,9 +36,23 @@ impl Stretch {
 /// Adds a slot to stretches, to the last one if it follows.
 pub(super) fn push(stretches: &mut Vec<Stretch>, slot: u64, ballot: Ballot) {
     match stretches.last_mut() {
-        Some(last) if last.ballot == ballot && last.slots().end == slot => last.count += 1,
+        Some(last) if last.ballot == ballot && last.slots().end == slot && last.count < SLOTS_MAX => last.count += 1,
         _ => stretches.push(Stretch { first: slot, count: 1, ballot }),
     }
+}
+
+/// Stretches in as many parts as it takes for none to name too many slots.
+pub(super) fn parts(stretches: Vec<Stretch>) -> Vec<Vec<Stretch>> {
+    let (mut out, mut slots) = (vec![Vec::new()], 0);
+    for stretch in stretches {
+        if slots + stretch.count > SLOTS_MAX {
+            out.push(Vec::new());
+            slots = 0;
+        }
+        slots += stretch.count;
+        out.last_mut().expect("never empty").push(stretch);
+    }
+    out
 }
 
 /// Every slot of some stretches, with its ballot.
@@ -254,5 +268,20 @@ mod tests {
         for record in [Record::Joined { stretches }, Record::Voted { slot: 1, vote }, Record::Chosen { slot: 1 }] {
             assert_eq!(Record::from_bytes(&record.to_bytes()), Ok(record));
         }
+    }
+
+    #[test]
+    fn no_message_names_more_slots_than_are_taken_from_one() {
+        let mut all = Vec::new();
+        for slot in (0..5 * SLOTS_MAX).filter(|slot| slot % 3 != 0) {
+            push(&mut all, slot, Ballot { round: 1, ..Ballot::default() });
+        }
+        let count = |stretches: &[Stretch]| stretches.iter().map(|stretch| stretch.count).sum::<u64>();
+        let parts = parts(all.clone());
+        assert!(parts.iter().all(|part| count(part) <= SLOTS_MAX && part.iter().all(Stretch::makes_sense)));
+        assert_eq!(parts.concat(), all);
+        let mut whole = Vec::new();
+        (0..2 * SLOTS_MAX).for_each(|slot| push(&mut whole, slot, Ballot { round: 1, ..Ballot::default() }));
+        assert!(whole.iter().all(Stretch::makes_sense));
     }
 }

@@ -2,7 +2,7 @@
 //! is undecided, read or not known by all, and rests when nothing is.
 
 use super::accept::requests;
-use super::messages::{Message, push};
+use super::messages::{Message, parts, push};
 use super::{Paxos, Stage, Timer};
 use crate::slots::Learn;
 use concur_core::{Context, ReplicaId, ReplicaSet, Ticket};
@@ -82,7 +82,7 @@ impl Paxos {
             }
         }
         for (missing, stretches) in prepares {
-            cx.send(missing, Message::Prepare { stretches });
+            parts(stretches).into_iter().for_each(|stretches| cx.send(missing, Message::Prepare { stretches }));
         }
         for (missing, votes) in accepts {
             requests(votes, cx.config.message_bytes_max).into_iter().for_each(|message| cx.send(missing, message));
