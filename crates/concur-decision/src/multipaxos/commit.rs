@@ -46,11 +46,12 @@ impl MultiPaxos {
     }
 
     /// The leader of the promised ballot says that everything below is decided. That tells what the decision is only in slots in
-    /// which this replica has voted at this very ballot.
-    pub(super) fn announce(&mut self, decided: u64, cx: &mut Context<Self>) {
+    /// which this replica has voted at this very ballot. Of those it knows already, but for votes that are new from slot `fresh` on.
+    pub(super) fn announce(&mut self, decided: u64, fresh: u64, cx: &mut Context<Self>) {
+        let from = self.announced.min(fresh).max(self.slots.decided());
         self.announced = self.announced.max(decided);
         let voted = |slot: u64| self.slots.vote(slot).filter(|(ballot, _)| *ballot == self.promised).map(|(_, value)| Arc::clone(value));
-        let below = self.slots.iter_from(self.slots.decided()).map(|(slot, _)| slot).take_while(|&slot| slot < self.announced);
+        let below = self.slots.iter_from(from).map(|(slot, _)| slot).take_while(|&slot| slot < self.announced);
         let learned: Vec<(u64, Arc<Value>)> = below.filter_map(|slot| Some((slot, voted(slot)?))).collect();
         for (slot, value) in learned {
             self.slots.decide(slot, Arc::clone(&value));
@@ -61,7 +62,7 @@ impl MultiPaxos {
     /// The leader says at once what is decided, since somebody waits for it here.
     pub(super) fn told_decided(&mut self, from: ReplicaId, ballot: Ballot, decided: u64, cx: &mut Context<Self>) {
         if self.follow(from, ballot, cx) {
-            self.announce(decided, cx);
+            self.announce(decided, u64::MAX, cx);
         }
     }
 

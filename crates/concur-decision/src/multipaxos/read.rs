@@ -135,7 +135,7 @@ impl MultiPaxos {
     pub(super) fn read_at(&mut self, id: ReadId, ballot: Ballot, decided: u64, cx: &mut Context<Self>) {
         if self.take_forwarded(id) {
             if ballot == self.promised {
-                self.announce(decided, cx);
+                self.announce(decided, u64::MAX, cx);
             }
             cx.read_at(id, Frontier::slots(cx.config.epoch, decided));
         }

@@ -138,7 +138,7 @@ impl MultiPaxos {
         }
         // Held until the votes are durable.
         cx.send(ReplicaSet::one(from), Message::Accepted { ballot, first, count });
-        self.announce(decided, cx);
+        self.announce(decided, first, cx);
     }
 
     /// A voter has voted, this replica itself included.
@@ -214,7 +214,7 @@ impl MultiPaxos {
         if !self.follow(from, ballot, cx) {
             return;
         }
-        self.announce(decided, cx);
+        self.announce(decided, u64::MAX, cx);
         self.give_back(ballot, opened, cx);
         let known = self.slots.decided();
         // The answer says that no higher ballot is known here. If a restart forgets this one, it has forgotten no higher one: a promise
