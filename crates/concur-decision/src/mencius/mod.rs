@@ -277,9 +277,9 @@ impl Mencius {
             }
             Message::Promised { owner, span: slots, ballot, end, reports } => {
                 let end = slots.from < *end && *end <= slots.end;
-                let reports = reports
-                    .iter()
-                    .all(|it| span(&it.span) && it.ballot.is_none_or(|ballot| ballot < Ballot { round: ROUND_MAX + 1, ..ZERO }));
+                let inside = |it: &Span| slots.from <= it.from && it.end <= slots.end.saturating_add(self.stride());
+                let known = |ballot: &Ballot| *ballot < Ballot { round: ROUND_MAX + 1, ..ZERO };
+                let reports = reports.iter().all(|it| span(&it.span) && inside(&it.span) && it.ballot.as_ref().is_none_or(known));
                 self.voters.contains(owner) && ballot.owner == self.me && end && reports
             }
             Message::Propose { span: slots, ballot, stretch } => {
@@ -294,7 +294,8 @@ impl Mencius {
 
     /// Whether a stretch speaks of one owner's slots, and of values where it says so.
     fn is_whole(&self, stretch: &Stretch) -> bool {
-        let own = |(slot, value): &(u64, Value)| self.owner(*slot) == stretch.owner && !value.is_noop();
+        let nothing = |slot: &u64| stretch.noops.iter().any(|span| (span.from..span.end).contains(slot));
+        let own = |(slot, value): &(u64, Value)| self.owner(*slot) == stretch.owner && !value.is_noop() && !nothing(slot);
         self.voters.contains(&stretch.owner) && stretch.values.iter().all(own)
     }
 

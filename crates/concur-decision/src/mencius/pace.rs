@@ -60,7 +60,11 @@ impl Mencius {
         for (&slot, lead) in &mut self.leads {
             lead.ticks = lead.ticks.saturating_add(1);
             // Who has joined a higher ballot for its own slot proposes nothing there.
-            if is_due(lead.ticks) && self.slots.joined(slot) == ZERO && bytes <= cx.config.message_bytes_max {
+            if is_due(lead.ticks) && self.slots.joined(slot) == ZERO {
+                if bytes > cx.config.message_bytes_max {
+                    lead.ticks -= 1; // It stays due.
+                    continue;
+                }
                 let missing = voters.minus(lead.oks).without(me);
                 bytes += lead.value.size_bytes() * missing.len();
                 cx.send(missing, Message::Accept { slot, value: Value::clone(&lead.value), skipped: self.unsaid.clone() });

@@ -60,10 +60,11 @@ impl Mencius {
         self.wake(cx);
     }
 
-    /// Joins a ballot in every undecided slot of a span. An own slot that was free is not any more.
+    /// Joins a ballot in every undecided slot of a span in which no higher one was joined. An own slot that was free is not any more.
     fn join(&mut self, owner: ReplicaId, span: Span, ballot: Ballot, cx: &mut Context<Self>) {
         let place = self.place_of(owner);
-        for slot in self.each(place, span).filter(|&slot| !self.slots.is_decided(slot)).collect::<Vec<_>>() {
+        let lower = |&slot: &u64| !self.slots.is_decided(slot) && self.slots.joined(slot) < ballot;
+        for slot in self.each(place, span).filter(lower).collect::<Vec<_>>() {
             self.slots.join(slot, ballot);
         }
         cx.persist(Record::Joined { owner, span, ballot });
@@ -197,9 +198,10 @@ impl Mencius {
         cx.send(ReplicaSet::one(self.me), Message::Voted { owner, span, ballot });
     }
 
-    /// Votes for a stretch in every slot that is undecided here, and records exactly that.
-    fn vote_for(&mut self, ballot: Ballot, stretch: &Stretch, cx: &mut Context<Self>) {
-        let fresh = self.expand(stretch);
+    /// Votes for a stretch in every slot that is undecided here and has not had that vote, and records exactly that; true if there is one.
+    fn vote_for(&mut self, ballot: Ballot, stretch: &Stretch, cx: &mut Context<Self>) -> bool {
+        let mut fresh = self.expand(stretch);
+        fresh.retain(|(slot, _)| self.slots.vote(*slot).is_none_or(|(before, _)| before != ballot));
         let (mut voted, stride) = (Stretch::of(stretch.owner), self.stride());
         let mut known = 0;
         for (slot, value) in fresh {
@@ -208,10 +210,12 @@ impl Mencius {
             known = known.max(if value.is_noop() { 0 } else { slot + 1 });
         }
         self.pass_taken();
-        if !voted.is_empty() {
+        let any = !voted.is_empty();
+        if any {
             cx.persist(Record::Voted { ballot, stretch: voted });
         }
         self.hear_of(known, cx);
+        any
     }
 
     /// Whoever prepared these slots asks for votes. What is decided here has its vote only if the same is proposed: at a lower ballot
@@ -233,9 +237,17 @@ impl Mencius {
         if joined > ballot {
             return cx.send(ReplicaSet::one(from), Message::Refused { owner, span, ballot: joined });
         }
+        // A ballot is for one value a slot: this is nobody's message.
+        let clashes =
+            |(slot, value): &(u64, Arc<Value>)| self.slots.vote(*slot).is_some_and(|(at, before)| at == ballot && before != value);
+        if self.expand(stretch).iter().any(clashes) {
+            return;
+        }
         self.give_way(self.place_of(owner), ballot);
-        self.vote_for(ballot, stretch, cx);
-        self.wait_afresh(self.place_of(owner));
+        // What is only repeated gets nobody further: whoever repeats it may hear nothing.
+        if self.vote_for(ballot, stretch, cx) {
+            self.wait_afresh(self.place_of(owner));
+        }
         self.wake(cx);
         cx.send(ReplicaSet::one(from), Message::Voted { owner, span, ballot });
     }
@@ -287,6 +299,8 @@ impl Mencius {
             *watch = Watch { attempts, round, ticks: 0, delay: None, ..*watch };
         }
         if owner == self.me {
+            let watch = &mut self.watches[place as usize];
+            watch.round = watch.round.max(ballot.round);
             self.go_on_behind(from, span, ballot, cx);
         }
     }

@@ -343,6 +343,46 @@ fn an_owner_that_was_revoked_ahead_and_not_asked_goes_on_behind_at_once() {
     assert_eq!((world.values().len(), world.noted("own slots finished by phase 1")), (9, 1), "ballot zero is used again");
 }
 
+/// Refusals speak of one ballot, and of all slots that are joined from there on, whatever their ballots.
+#[test]
+fn an_owner_that_is_refused_keeps_what_it_has_promised_further_on() {
+    let mut world = World::new(Setup::of(3));
+    world.submit(0, 1);
+    world.wires.clear();
+    let higher = Ballot { round: 2, owner: r(1) };
+    world.input(
+        0,
+        Input::Receive { from: r(1), message: Message::Prepare { owner: r(0), span: Span { from: 6, end: 12 }, ballot: higher } },
+    );
+    let refused = Message::Refused { owner: r(0), span: Span { from: 0, end: 12 }, ballot: Ballot { round: 1, owner: r(2) } };
+    for from in [1, 2] {
+        world.input(0, Input::Receive { from: r(from), message: refused.clone() });
+    }
+    world.run(5_000);
+    assert_eq!(world.values(), [(0, id(0, 1))]);
+}
+
+/// A revoker that hears nothing, and repeats what all have voted for, does not keep the others from finishing.
+#[test]
+fn what_is_only_repeated_gives_a_revoker_no_more_time() {
+    let mut world = World::new(Setup::of(3));
+    let (span, ballot) = (Span { from: 0, end: 3 }, Ballot { round: 1, owner: r(2) });
+    let stretch = Stretch { owner: r(0), noops: vec![span], values: vec![] };
+    let propose = Message::Propose { span, ballot, stretch };
+    world.cut.extend([(r(0), r(2)), (r(1), r(2))]);
+    world.input(1, Input::Receive { from: r(2), message: propose.clone() });
+    let stored = records_of(&world, 1).len();
+    world.submit(1, 1);
+    for _ in 0..200 {
+        world.input(1, Input::Receive { from: r(2), message: propose.clone() });
+        world.run(50);
+    }
+    assert_eq!(world.values(), [(1, id(1, 1))]);
+    assert!(world.nodes[1].executed >= 2);
+    let votes = |record: &&Record| matches!(record, Record::Voted { ballot: at, .. } if *at == ballot);
+    assert_eq!((stored, records_of(&world, 1).iter().filter(votes).count()), (1, 1), "it votes once");
+}
+
 #[test]
 fn a_read_waits_for_what_was_acknowledged_and_for_nothing_when_idle() {
     let mut world = World::new(Setup::of(3));
