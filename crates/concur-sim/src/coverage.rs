@@ -34,7 +34,6 @@ const EVERYWHERE: &[(&str, Option<Fault>)] = &[
     ("state fetched", Some(Fault::PowerLoss)),
     ("state installed", Some(Fault::PowerLoss)),
     ("retried in a session", Some(Fault::Loss)),
-    ("session lost", None),
     ("duplicate batch skipped", Some(Fault::Loss)),
     ("outcome unknown", Some(Fault::PowerLossAll)),
     ("seal executed", Some(Fault::Change)),

@@ -169,7 +169,6 @@ impl World<'_> {
         settings.feed_bytes_max = tuning.feed_bytes_max;
         settings.close_instances_max = tuning.close_instances_max;
         settings.absence_max = tuning.absence_max;
-        settings.session_ttl = tuning.session_ttl;
         settings.record_executions = true;
         Some(settings)
     }
@@ -282,14 +281,8 @@ impl World<'_> {
     /// What the step shows goes to the checkers.
     fn witness(&mut self, index: usize, out: &mut Output) -> Result<(), Violation> {
         let me = ReplicaId(index as u8);
-        let mine = self.schedule.strategy.traits;
-        let process = self.nodes[index].process.as_ref().expect("only a running process steps");
-        let foreign = process.replica.settings().strategy.traits.name != mine.name;
         for &(name, _) in &out.notes {
-            // Strategies share names of transitions: one that another strategy passes, in an epoch of its own, is not this one's.
-            if !foreign || !mine.transitions.contains(&name) {
-                self.met.insert(name);
-            }
+            self.met.insert(name);
             self.chase_passing(index, name);
             self.harass(index, name);
         }

@@ -118,8 +118,6 @@ pub struct Tuning {
     pub close_instances_max: u64,
     /// [`concur_replica::Settings::absence_max`].
     pub absence_max: Option<Duration>,
-    /// [`concur_replica::Settings::session_ttl`].
-    pub session_ttl: Duration,
     /// How large the log grows between two checkpoints.
     pub checkpoint_bytes: u64,
     /// Bytes of a segment of the log.
@@ -221,10 +219,6 @@ impl Schedule {
         tuning.absence_max = tuning.absence_max.filter(|_| operated);
         let harassed = operated && apart.chance(400_000);
         let named = apart.chance(300_000);
-        // Clients think for so long, and wait through so many faults, that sessions end under them.
-        if apart.chance(250_000) {
-            tuning.session_ttl = tuning.election * apart.between(2, 12) as u32;
-        }
         Self {
             seed,
             strategy,
@@ -319,7 +313,6 @@ impl Tuning {
             feed_bytes_max: 4_096,
             close_instances_max: 1_024,
             absence_max: None,
-            session_ttl: Duration::from_secs(600),
             checkpoint_bytes: [32_768, 131_072, 524_288][rng.below(3) as usize],
             segment_bytes: [16_384, 32_768, 65_536][rng.below(3) as usize],
             step_max: micros([0, 20, 200][rng.below(3) as usize]),
