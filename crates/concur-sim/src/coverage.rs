@@ -1,4 +1,5 @@
-//! What a sweep has met: in how many seeds each fault struck, and each transition was passed.
+//! What a sweep has met: in how many seeds each fault struck, and each transition was passed. A transition of the swept protocol is
+//! one that was passed by that protocol, whatever other protocols of the run have of the same name.
 
 use crate::fault::Fault;
 use crate::world::Outcome;

@@ -110,6 +110,8 @@ pub(crate) struct Process {
     pub(crate) stopping: bool,
     /// The epoch in which it executes.
     pub(crate) epoch: Epoch,
+    /// The protocol of its epoch as its last step left it; `None` before the first.
+    pub(crate) voted_by: Option<&'static str>,
 }
 
 /// Something the engine is to make durable.
