@@ -52,6 +52,8 @@ pub(crate) struct Client {
     sessions: u64,
     /// The number of the next command in the session.
     number: u64,
+    /// How many operations were begun before the first in the session.
+    before_session: usize,
     operations: Vec<Operation>,
     next: usize,
     pub(crate) history: Vec<Event>,
@@ -94,6 +96,7 @@ impl Client {
             session: None,
             sessions: 0,
             number: 0,
+            before_session: 0,
             operations,
             next: 0,
             history: Vec::new(),
@@ -135,6 +138,15 @@ impl Client {
     pub(crate) fn command_of(&self, attempt: u32) -> Option<OpId> {
         let doing = self.doing.as_ref()?;
         (doing.attempt == attempt && doing.opening.is_none() && !doing.operation.act.is_read()).then_some(doing.id)
+    }
+}
+
+impl Client {
+    /// The session in which this attempt asks for a command, and what was asked for in it so far; `None` if it is none of the
+    /// operation under way.
+    pub(crate) fn session_of(&self, attempt: u32) -> Option<(SessionId, impl Iterator<Item = OpId>)> {
+        self.command_of(attempt)?;
+        Some((self.session?, self.history[self.before_session..].iter().map(|event| event.id)))
     }
 }
 
@@ -232,7 +244,9 @@ impl World<'_> {
         };
         match result {
             Ok(_) if doing.opening.is_some() => {
-                self.clients[index].session = doing.opening.take();
+                let session = doing.opening.take();
+                let client = &mut self.clients[index];
+                (client.session, client.before_session) = (session, client.history.len() - 1);
                 self.attempt(index);
             }
             Ok(reply) => self.complete(index, reply.body),

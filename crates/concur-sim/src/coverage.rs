@@ -36,6 +36,7 @@ const EVERYWHERE: &[(&str, Option<Fault>)] = &[
     ("state installed", Some(Fault::PowerLoss)),
     ("retried in a session", Some(Fault::Loss)),
     ("duplicate batch skipped", Some(Fault::Loss)),
+    ("session lost", None),
     ("outcome unknown", Some(Fault::PowerLossAll)),
     ("seal executed", Some(Fault::Change)),
     ("seal executed from the feed", Some(Fault::Change)),

@@ -15,6 +15,8 @@ pub(crate) struct Decisions {
     first: BTreeMap<(Epoch, Instance), Decision>,
     /// Every seal that was decided, whether it was executed or not, and where it leads.
     seals: BTreeMap<(Epoch, BatchId), Bytes>,
+    /// The latest time that any batch bears.
+    logged_ms: u64,
 }
 
 impl Decisions {
@@ -26,6 +28,9 @@ impl Decisions {
         {
             return Err(Violation::new("agreement", format!("the seal {:?} leads elsewhere at {replica}", seal.id)));
         }
+        if let Value::Batch(batch) = &decision.value {
+            self.logged_ms = self.logged_ms.max(batch.logged_ms);
+        }
         for number in number..number + decision.run.count {
             let instance = Instance { lane, number };
             let first = self.first.entry((epoch, instance)).or_insert_with(|| decision.clone());
@@ -36,6 +41,11 @@ impl Decisions {
             }
         }
         Ok(())
+    }
+
+    /// The latest time that was logged.
+    pub(crate) fn logged_ms(&self) -> u64 {
+        self.logged_ms
     }
 
     /// Where a seal leads that was decided in an epoch.

@@ -170,6 +170,7 @@ impl World<'_> {
         settings.feed_bytes_max = tuning.feed_bytes_max;
         settings.close_instances_max = tuning.close_instances_max;
         settings.absence_max = tuning.absence_max;
+        settings.session_ttl = tuning.session_ttl;
         settings.record_executions = true;
         Some(settings)
     }
@@ -601,11 +602,30 @@ impl World<'_> {
                 {
                     self.ledger.acknowledged(ReplicaId(index as u8), op, &reply.body)?;
                 }
+                if matches!(result, Err(Refused::NoSession)) {
+                    self.check_session_ended(index, client, attempt)?;
+                }
             }
             Asker::Operator(_) => self.change_answered(index, by, attempt, &result)?,
         }
         self.answer(index, by, attempt, result);
         Ok(())
+    }
+
+    /// A replica does not know the session of a client, in which nothing was executed any more for as long as one lives, by logged
+    /// time.
+    fn check_session_ended(&self, index: usize, client: usize, attempt: u32) -> Result<(), Violation> {
+        let Some((session, ops)) = self.clients[client].session_of(attempt) else { return Ok(()) };
+        let active_ms = ops.filter_map(|op| self.ledger.executed(op)).map(|executed| executed.time_ms).max().unwrap_or(0);
+        let (ttl_ms, logged_ms) = (self.schedule.tuning.session_ttl.as_millis() as u64, self.ledger.decisions.logged_ms());
+        if active_ms + ttl_ms < logged_ms {
+            return Ok(());
+        }
+        let message = format!(
+            "r{index} does not know {session:?} of client c{client}, which was active at {active_ms} ms and ends {ttl_ms} ms later; \
+             it is {logged_ms} ms by the log"
+        );
+        Err(Violation::new("session", message))
     }
 
     fn answer(&mut self, index: usize, by: Asker, attempt: u32, result: Result<Reply, Refused>) {

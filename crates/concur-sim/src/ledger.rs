@@ -38,6 +38,8 @@ pub(crate) struct Executed {
     pub(crate) op: OpId,
     pub(crate) body: Bytes,
     pub(crate) reply: Bytes,
+    /// The logged time at which it was executed.
+    pub(crate) time_ms: u64,
     /// Its place in each chain, from 1.
     pub(crate) places: Vec<(ChainId, u64)>,
 }
@@ -137,7 +139,7 @@ impl Ledger {
             return Err(Violation::new("exactly once", format!("{op} was executed twice; the second time first seen at {replica}")));
         }
         let places = applied.chains.iter().map(|&(id, chain)| (id, chain.count)).collect();
-        self.executed.push(Executed { op, body: applied.body, reply: applied.reply, places });
+        self.executed.push(Executed { op, body: applied.body, reply: applied.reply, time_ms: applied.time_ms, places });
         Ok(())
     }
 

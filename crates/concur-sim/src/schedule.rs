@@ -118,6 +118,8 @@ pub struct Tuning {
     pub close_instances_max: u64,
     /// [`concur_replica::Settings::absence_max`].
     pub absence_max: Option<Duration>,
+    /// [`concur_replica::Settings::session_ttl`].
+    pub session_ttl: Duration,
     /// How large the log grows between two checkpoints.
     pub checkpoint_bytes: u64,
     /// Bytes of a segment of the log.
@@ -129,6 +131,9 @@ pub struct Tuning {
     /// How long the engine takes to write, at least and at most.
     pub engine: (Duration, Duration),
 }
+
+/// How long sessions live in runs in which none ends: for longer than those last.
+const SESSION_TTL: Duration = Duration::from_secs(600);
 
 /// How messages travel.
 #[derive(Debug, Clone)]
@@ -214,6 +219,7 @@ impl Schedule {
         let clients = draw_clients(&mut rng, &tuning, replicas, keys, healed);
         network.extend(&mut apart, replicas + plan.spares, wide);
         tuning.draw_for_epochs(&mut apart, &episodes);
+        tuning.draw_for_sessions(&mut Rng::new(seed ^ 0x5eed_5e55_1000));
         let (strategy, strategies) = (options.strategy, options.strategies);
         let (spares, wishes, operated) = (plan.spares, plan.wishes, !of_epochs.is_empty());
         tuning.absence_max = tuning.absence_max.filter(|_| operated);
@@ -294,6 +300,13 @@ impl Tuning {
         self.absence_max = Some(if gives_up { absence } else { Duration::MAX });
     }
 
+    /// In a part of the runs sessions end: an active client mostly keeps its own, as long as it reaches somebody and wall clocks agree.
+    fn draw_for_sessions(&mut self, rng: &mut Rng) {
+        if rng.chance(400_000) {
+            self.session_ttl = self.election * rng.between(3, 12) as u32;
+        }
+    }
+
     fn draw(rng: &mut Rng, wide: bool) -> Self {
         let election = Duration::from_millis(if wide { rng.between(600, 1_200) } else { rng.between(150, 600) });
         let micros = Duration::from_micros;
@@ -313,6 +326,7 @@ impl Tuning {
             feed_bytes_max: 4_096,
             close_instances_max: 1_024,
             absence_max: None,
+            session_ttl: SESSION_TTL,
             checkpoint_bytes: [32_768, 131_072, 524_288][rng.below(3) as usize],
             segment_bytes: [16_384, 32_768, 65_536][rng.below(3) as usize],
             step_max: micros([0, 20, 200][rng.below(3) as usize]),
@@ -443,6 +457,9 @@ impl fmt::Display for Schedule {
         }
         writeln!(f, ", {ordering:?} order, {} keys", self.keys)?;
         writeln!(f, "  election {:?}, heartbeat {:?}, healed at {:?}", tuning.election, tuning.heartbeat, self.healed)?;
+        if tuning.session_ttl < SESSION_TTL {
+            writeln!(f, "  sessions end after {:?}", tuning.session_ttl)?;
+        }
         for (index, client) in self.clients.iter().enumerate() {
             let kind = if client.session { "session" } else { "single shots" };
             let place = if client.moves { "moving" } else { "staying" };

@@ -29,6 +29,7 @@ pub(crate) struct Applied {
     pub(crate) chains: Vec<(ChainId, Chain)>,
     pub(crate) body: Bytes,
     pub(crate) reply: Bytes,
+    pub(crate) time_ms: u64,
 }
 
 /// One query that was answered, and how far each chain had come.
@@ -133,7 +134,7 @@ impl StateMachine for Witness {
         let reply = self.kv.apply(command, at);
         let touched = self.touched(command);
         let chains = touched.into_iter().map(|id| (id, self.extend(id, command, &reply))).collect();
-        self.notes.borrow_mut().applied.push(Applied { chains, body: command.clone(), reply: reply.clone() });
+        self.notes.borrow_mut().applied.push(Applied { chains, body: command.clone(), reply: reply.clone(), time_ms: at.time_ms });
         reply
     }
 
