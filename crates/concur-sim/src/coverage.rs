@@ -31,6 +31,8 @@ const EVERYWHERE: &[(&str, Option<Fault>)] = &[
     ("log full", Some(Fault::FullDisk)),
     ("write refused: disk full", Some(Fault::FullDisk)),
     ("damage refused at restart", Some(Fault::FlippedByte)),
+    ("lost write refused at restart", Some(Fault::LostWrite)),
+    ("misdirected write refused at restart", Some(Fault::MisdirectedWrite)),
     ("log checkpoint", None),
     ("state fetched", Some(Fault::PowerLoss)),
     ("state installed", Some(Fault::PowerLoss)),

@@ -4,8 +4,9 @@
 //! The log is the real one, over a disk in memory; only time is made up.
 
 use crate::examination::Kept;
+use crate::fault::Fault;
 use crate::ledger::Violation;
-use crate::node::{Asked, Asker, Job, Life, Point, Process};
+use crate::node::{Asked, Asker, Job, Lie, Life, Point, Process};
 use crate::plan::Kind;
 use crate::roster::Roster;
 use crate::schedule::Schedule;
@@ -32,7 +33,8 @@ impl World<'_> {
         let (now, world_seed) = (self.now, self.schedule.seed);
         let origin = Time(self.rng.below(1 << 40));
         let node = &mut self.nodes[index];
-        let Some(disk) = node.disk.take() else { return Ok(()) };
+        let Some(mut disk) = node.disk.take() else { return Ok(()) };
+        node.keep_honest(&mut disk);
         node.boot += 1;
         node.life.run += 1;
         node.clock.restart(now, origin);
@@ -50,7 +52,11 @@ impl World<'_> {
             }
             Err(error) => return self.refuse_disk(index, &error.to_string()),
         };
-        node.attested = recovered.end.0;
+        if recovered.end.0 < node.synced && !node.shunned {
+            let (synced, end) = (node.synced, recovered.end.0);
+            return Err(Violation::new("durability", format!("the log of r{index} was durable up to {synced} and ends at {end}")));
+        }
+        (node.attested, node.synced, node.lie) = (recovered.end.0, log.synced().0, None);
         if let Some(torn) = recovered.torn {
             self.met.insert(if torn.frames_beyond > 0 { "hole before the torn tail at restart" } else { "torn tail at restart" });
         }
@@ -123,10 +129,15 @@ impl World<'_> {
     }
 
     fn refuse_disk(&mut self, index: usize, why: &str) -> Result<(), Violation> {
-        if !self.nodes[index].flipped {
+        let node = &self.nodes[index];
+        if !(node.flipped || node.lie.is_some()) {
             return Err(Violation::new("damage", format!("r{index} refuses a disk that nobody hurt: {why}")));
         }
-        self.met.insert("damage refused at restart");
+        self.met.insert(match node.lie.map(|lie| lie.fault) {
+            Some(Fault::LostWrite) => "lost write refused at restart",
+            Some(_) => "misdirected write refused at restart",
+            None => "damage refused at restart",
+        });
         self.nodes[index].damaged = true;
         self.note_world(index, || format!("refuses to start: {why}"));
         if self.schedule.operated {
@@ -439,6 +450,12 @@ impl World<'_> {
                 return Ok(());
             }
         }
+        if let Some(Lie { fault, from: told @ None }) = &mut node.lie
+            && process.log.disk().has_lied()
+        {
+            *told = Some(from);
+            self.met.insert(fault.name());
+        }
         process.writing_from = from;
         process.syncing = Some(process.appended);
         if let Some((Point::Written, until)) = node.crash_at.filter(|_| strikes) {
@@ -485,7 +502,10 @@ impl World<'_> {
             return Ok(());
         }
         let through = process.syncing.take().expect("a sync was under way");
-        node.attested = process.writing_from;
+        (node.attested, node.synced) = (process.writing_from, process.log.synced().0);
+        if node.lie.and_then(|lie| lie.from).is_some_and(|from| from < node.attested) {
+            process.log.disk_mut().stand_by_its_lies();
+        }
         if let Some((Point::Synced, until)) = node.crash_at {
             node.crash_at = None;
             node.down_until = until;

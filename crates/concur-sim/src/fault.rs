@@ -82,6 +82,12 @@ faults! {
     FailedSync = "failed-sync" in "disk",
     /// A write reaches the disk in part and fails; the node stops.
     ShortWrite = "short-write" in "disk",
+    /// A write is lost, and the disk says that it is there: once a later write attests it, a node that starts must refuse the disk.
+    /// Of its very last write a disk can lie so that nobody notices: where no later one was synced before the node starts, it has
+    /// told the truth.
+    LostWrite = "lost-write" in "disk",
+    /// A write goes elsewhere, often over what is durable, and the disk says that it is where it belongs; noticed as a lost one is.
+    MisdirectedWrite = "misdirected-write" in "disk",
     /// A byte of what is durable changes while the node is down: it must refuse to vote, or lose nothing.
     FlippedByte = "flipped-byte" in "disk",
     /// The embedded engine takes long to write, so that the log grows.
@@ -126,6 +132,11 @@ impl Fault {
     /// Whether it is about who is in.
     pub fn is_of_epochs(self) -> bool {
         self.group() == "epochs"
+    }
+
+    /// Whether a disk says that it wrote what it did not.
+    pub(crate) fn is_lie(self) -> bool {
+        matches!(self, Fault::LostWrite | Fault::MisdirectedWrite)
     }
 }
 

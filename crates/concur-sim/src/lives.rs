@@ -23,7 +23,7 @@ impl World<'_> {
     /// Whether a node may lose what it promised, and enough others are left.
     pub(crate) fn may_hurt(&self, index: usize) -> bool {
         if !self.schedule.operated {
-            let hurt = self.nodes.iter().filter(|node| node.flipped).count();
+            let hurt = self.nodes.iter().filter(|node| node.is_hurt()).count();
             return 2 * (hurt + 1) < self.nodes.len();
         }
         let newest = self.roster.newest();

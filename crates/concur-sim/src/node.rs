@@ -1,5 +1,6 @@
 //! One node: its disk, its engine, its clocks, and while it runs, the process with the replica that it drives.
 
+use crate::fault::Fault;
 use crate::witness::Witness;
 use bytes::Bytes;
 use concur_core::{Change, Epoch, Frontier, ReplicaId, Ticket, Time};
@@ -42,6 +43,8 @@ pub(crate) struct Node {
     pub(crate) damaged: bool,
     /// Its disk was hurt.
     pub(crate) flipped: bool,
+    /// Its disk lied about a write, or is about to.
+    pub(crate) lie: Option<Lie>,
     pub(crate) paused: bool,
     pub(crate) clock: Clock,
     pub(crate) wall_offset_ms: i64,
@@ -58,6 +61,16 @@ pub(crate) struct Node {
     pub(crate) ballot: (Epoch, u64),
     /// Everything in the log below is attested by something durable behind it.
     pub(crate) attested: u64,
+    /// Everything in the log below was said to be durable.
+    pub(crate) synced: u64,
+}
+
+/// A write that a disk lies about.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Lie {
+    pub(crate) fault: Fault,
+    /// From where on the log may not be as it was written; `None` before the write.
+    pub(crate) from: Option<u64>,
 }
 
 /// A life of a disk, and a start in it; later ones are greater.
@@ -166,6 +179,7 @@ impl Node {
             boot: 0,
             damaged: false,
             flipped: false,
+            lie: None,
             paused: false,
             clock: Clock::default(),
             wall_offset_ms: 0,
@@ -177,12 +191,23 @@ impl Node {
             disk_full: false,
             ballot: (Epoch(0), 0),
             attested: 0,
+            synced: 0,
         }
     }
 
     /// Whether something was lost of what it promised: it must not vote as it is.
     pub(crate) fn is_hurt(&self) -> bool {
-        self.flipped || self.damaged || self.mending || self.shunned
+        self.flipped || self.lie.is_some() || self.damaged || self.mending || self.shunned
+    }
+
+    /// Before it starts: what it lied about last, and no later write attests, the disk has told the truth about. A fault that was
+    /// still to come is forgotten.
+    pub(crate) fn keep_honest(&mut self, disk: &mut MemDisk) {
+        let Some(Lie { from, .. }) = self.lie else { return };
+        if from.is_none_or(|from| self.attested <= from) {
+            disk.tell_the_truth();
+            self.lie = None;
+        }
     }
 
     /// Everything that was on its disk is gone: another life begins.
@@ -192,7 +217,8 @@ impl Node {
         self.met.clear();
         self.life = Life { incarnation, run: 0 };
         (self.joins, self.damaged, self.flipped, self.shunned, self.disk_full) = (true, false, false, false, false);
-        (self.ballot, self.attested, self.entered, self.crash_at, self.copy) = ((Epoch(0), 0), 0, Epoch(0), None, None);
+        (self.ballot, self.attested, self.synced, self.lie) = ((Epoch(0), 0), 0, 0, None);
+        (self.entered, self.crash_at, self.copy) = (Epoch(0), None, None);
     }
 
     /// The engine finished a job: what it holds is durable up to the frontier that is answered.

@@ -213,8 +213,11 @@ impl Schedule {
         let mut apart = Rng::new(seed ^ 0x5eed_e70c_0000);
         let mut plan = Plan::draw(&mut apart, &of_epochs, replicas, healed);
         let healed = plan.prolong(healed);
+        // So is what else came later to the list.
+        let (lies, others): (Vec<Fault>, Vec<Fault>) = others.into_iter().partition(|fault| fault.is_lie());
         let mut episodes = draw_episodes(&mut rng, &others, replicas, healed);
         draw_losses(&mut apart, &mut episodes, &of_epochs, replicas, healed);
+        draw_lies(&mut Rng::new(seed ^ 0x5eed_11e5_0000), &mut episodes, &lies, replicas, healed);
         let healed = prolong_chase(&mut episodes, healed);
         let clients = draw_clients(&mut rng, &tuning, replicas, keys, healed);
         network.extend(&mut apart, replicas + plan.spares, wide);
@@ -294,7 +297,8 @@ impl Tuning {
     fn draw_for_epochs(&mut self, rng: &mut Rng, episodes: &[Episode]) {
         self.feed_bytes_max = [512, 4_096, 65_536, 1 << 20][rng.below(4) as usize];
         self.close_instances_max = [16, 256, 1_024][rng.below(3) as usize];
-        let loses = |episode: &Episode| matches!(episode.fault, Fault::LostDisk | Fault::OldCopy | Fault::FlippedByte);
+        let loses =
+            |episode: &Episode| matches!(episode.fault, Fault::LostDisk | Fault::OldCopy | Fault::FlippedByte) || episode.fault.is_lie();
         let absence = self.election * rng.between(4, 10) as u32;
         let gives_up = rng.chance(300_000) && !episodes.iter().any(loses);
         self.absence_max = Some(if gives_up { absence } else { Duration::MAX });
@@ -406,6 +410,16 @@ fn draw_losses(rng: &mut Rng, episodes: &mut Vec<Episode>, faults: &[Fault], rep
                 }
                 episodes.push(episode);
             }
+        }
+    }
+    episodes.sort_by_key(|episode| episode.start);
+}
+
+/// Disks that lie about a write, at most one of each kind in a run.
+fn draw_lies(rng: &mut Rng, episodes: &mut Vec<Episode>, faults: &[Fault], replicas: usize, healed: Duration) {
+    for &fault in faults {
+        if rng.chance(120_000) {
+            episodes.push(draw_episode(rng, fault, replicas, healed));
         }
     }
     episodes.sort_by_key(|episode| episode.start);

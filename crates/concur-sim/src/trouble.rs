@@ -2,7 +2,7 @@
 
 use crate::fault::{Episode, Fault};
 use crate::ledger::Violation;
-use crate::node::Point;
+use crate::node::{Lie, Point};
 use crate::world::{Thing, World};
 use concur_core::{Health, ReplicaId, ReplicaSet, Time};
 use concur_replica::Event;
@@ -44,7 +44,7 @@ impl World<'_> {
         let struck = self.strikes(&self.schedule.episodes[index]);
         self.struck[index] = Some(struck.clone());
         let Struck { episode, places } = struck;
-        if !episode.fault.is_of_epochs() {
+        if !episode.fault.is_of_epochs() && !episode.fault.is_lie() {
             self.met.insert(episode.fault.name());
         }
         self.note_world(episode.nodes.iter().next().map_or(0, |id| usize::from(id.0)), || format!("begins: {episode}"));
@@ -91,6 +91,7 @@ impl World<'_> {
                 self.with_disk(node, |disk| disk.spoil_next_write(WriteFault::Short { bytes }));
             }
             Fault::FailedSync | Fault::ShortWrite => {}
+            Fault::LostWrite | Fault::MisdirectedWrite => self.plan_lie(node, episode.fault),
             Fault::ClockJump => self.jump(node, episode.strength),
             Fault::Drift => {
                 let most = i64::from(episode.strength) * 1_000;
@@ -186,6 +187,7 @@ impl World<'_> {
                 self.nodes[node].crash_at = None;
                 return self.restart(node);
             }
+            Fault::LostWrite | Fault::MisdirectedWrite => self.find_lie(node, Duration::from_millis(20)),
             Fault::Kill | Fault::Stop | Fault::FlippedByte | Fault::CrashLoop => return self.restart(node),
             Fault::PowerLoss | Fault::PowerLossSome | Fault::PowerLossAll => return self.restart(node),
             _ => {}
@@ -210,6 +212,7 @@ impl World<'_> {
             if self.nodes[index].paused {
                 self.resume(index);
             }
+            self.find_lie(index, self.schedule.tuning.election);
             self.set_wake(index);
             if self.nodes[index].process.is_none() {
                 let later = Duration::from_nanos(self.rng.below(self.schedule.tuning.election.as_nanos() as u64));
@@ -321,11 +324,56 @@ impl World<'_> {
         }
     }
 
+    /// The next write of a node's log is lost or goes elsewhere, if enough others are left.
+    fn plan_lie(&mut self, index: usize, fault: Fault) {
+        if self.nodes[index].process.is_none() || self.nodes[index].is_hurt() || !self.may_hurt(index) {
+            return;
+        }
+        let write_fault = if fault == Fault::LostWrite { WriteFault::Lost } else { self.misdirection(index) };
+        self.with_disk(index, |disk| disk.spoil_next_write(write_fault));
+        self.nodes[index].lie = Some(Lie { fault, from: None });
+    }
+
+    /// Often over what is durable; otherwise anywhere.
+    fn misdirection(&mut self, index: usize) -> WriteFault {
+        let (attested, segment_bytes) = (self.nodes[index].attested, self.schedule.tuning.segment_bytes);
+        let Some(process) = &self.nodes[index].process else { return WriteFault::Lost };
+        let segments: Vec<u64> = process.log.disk().segments().map(|(id, _)| id).collect();
+        let first = segments.iter().find(|&&id| id >> 63 == 0).map_or(0, |id| id * segment_bytes);
+        let anywhere = segments[self.rng.below(segments.len() as u64) as usize];
+        let (segment, place) = if first < attested && self.rng.chance(600_000) {
+            let position = self.rng.between(first, attested - 1);
+            (position / segment_bytes, position % segment_bytes)
+        } else {
+            (anywhere, self.rng.below(segment_bytes))
+        };
+        WriteFault::Misdirected { segment, offset: place / BLOCK as u64 * BLOCK as u64 }
+    }
+
+    /// A node whose disk lied is started again within `most`, and finds out; one whose disk is about to lie is spared.
+    fn find_lie(&mut self, node: usize, most: Duration) {
+        let Some(lie) = self.nodes[node].lie else { return };
+        if lie.from.is_none() {
+            self.nodes[node].lie = None;
+            return self.with_disk(node, MemDisk::restart);
+        }
+        if self.nodes[node].process.is_none() {
+            return;
+        }
+        let up_again = self.now + Duration::from_nanos(self.rng.between(1_000_000, most.as_nanos() as u64));
+        if self.rng.chance(500_000) {
+            self.kill(node, up_again)
+        } else {
+            self.cut_power(node, up_again)
+        }
+        self.at(up_again, Thing::Restart { node });
+    }
+
     /// Changes a byte of the log that is durable, and that something durable behind it attests: the log must notice. As long as
     /// enough others are left.
     fn flip(&mut self, index: usize) {
         let (attested, segment_bytes) = (self.nodes[index].attested, self.schedule.tuning.segment_bytes);
-        if !self.may_hurt(index) || attested == 0 {
+        if !self.may_hurt(index) || attested == 0 || self.nodes[index].lie.is_some() {
             return;
         }
         let Some(disk) = &mut self.nodes[index].disk else { return };

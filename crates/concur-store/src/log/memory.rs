@@ -27,6 +27,8 @@ pub struct MemDisk {
     dies_at: Option<u64>,
     write_fault: Option<WriteFault>,
     sync_fails: bool,
+    /// What the disk would be, had it not lied about a write; kept from the first lie on until somebody chooses.
+    truth: Option<Box<MemDisk>>,
     /// Space of writes that were synced, to be used again.
     spare: Vec<Vec<u8>>,
 }
@@ -140,6 +142,17 @@ pub enum WriteFault {
     },
 }
 
+impl WriteFault {
+    /// Whether the disk says that it wrote at `offset` of a segment, and does not.
+    fn lies(self, id: u64, offset: u64) -> bool {
+        match self {
+            WriteFault::Short { .. } => false,
+            WriteFault::Lost => true,
+            WriteFault::Misdirected { segment, offset: elsewhere } => (segment, elsewhere) != (id, offset),
+        }
+    }
+}
+
 impl Default for MemDisk {
     fn default() -> Self {
         MemDisk {
@@ -149,6 +162,7 @@ impl Default for MemDisk {
             dies_at: None,
             write_fault: None,
             sync_fails: false,
+            truth: None,
             spare: Vec::new(),
         }
     }
@@ -158,6 +172,13 @@ impl MemDisk {
     /// A power loss. For every sector that was written and not synced, `choose(n)` answers a number below `n`: 0 loses it, and
     /// the others keep one of its versions, oldest first.
     pub fn crash(&mut self, mut choose: impl FnMut(u64) -> u64) {
+        if let Some(truth) = &mut self.truth {
+            truth.lose_power(&mut choose);
+        }
+        self.lose_power(&mut choose);
+    }
+
+    fn lose_power(&mut self, choose: &mut dyn FnMut(u64) -> u64) {
         for segment in self.segments.values_mut() {
             let cached = std::mem::take(&mut segment.cached);
             let mut versions: Vec<(usize, usize)> =
@@ -178,11 +199,37 @@ impl MemDisk {
         self.dies_at = None;
         self.write_fault = None;
         self.sync_fails = false;
+        self.in_truth(Self::restart);
+    }
+
+    /// Whether it lied about a write, and may yet be made to have told the truth.
+    pub fn has_lied(&self) -> bool {
+        self.truth.is_some()
+    }
+
+    /// It becomes what it would be, had it never lied: everything since the first lie happened to that disk as well.
+    pub fn tell_the_truth(&mut self) {
+        if let Some(truth) = self.truth.take() {
+            *self = *truth;
+        }
+    }
+
+    /// It cannot be made to have told the truth any more.
+    pub fn stand_by_its_lies(&mut self) {
+        self.truth = None;
+    }
+
+    /// What is done to the disk is done to what it would be. That answers alike, and so its answer is not looked at.
+    fn in_truth<T>(&mut self, act: impl FnOnce(&mut MemDisk) -> T) {
+        if let Some(truth) = &mut self.truth {
+            act(truth);
+        }
     }
 
     /// From the `operations`-th change on (0 is the next), every call fails: the process is dead. A write dies half way.
     pub fn die_after(&mut self, operations: u64) {
         self.dies_at = Some(self.operations + operations);
+        self.in_truth(|truth| truth.die_after(operations));
     }
 
     /// How many changes were asked of the disk so far.
@@ -193,6 +240,7 @@ impl MemDisk {
     /// Limits what all segments together may take.
     pub fn set_capacity_bytes(&mut self, bytes: u64) {
         self.capacity_bytes = bytes;
+        self.in_truth(|truth| truth.set_capacity_bytes(bytes));
     }
 
     /// Bytes that all segments together take.
@@ -208,10 +256,12 @@ impl MemDisk {
     /// The next sync fails.
     pub fn fail_next_sync(&mut self) {
         self.sync_fails = true;
+        self.in_truth(Self::fail_next_sync);
     }
 
     /// Changes one byte, in the cache and on the disk, by exclusive or. Answers whether there is such a byte.
     pub fn flip(&mut self, id: u64, offset: u64, mask: u8) -> bool {
+        self.in_truth(|truth| truth.flip(id, offset, mask));
         let Some(segment) = self.segments.get_mut(&id).filter(|segment| offset < segment.bytes) else {
             return false;
         };
@@ -234,6 +284,7 @@ impl MemDisk {
 
     /// Removes a segment behind the log's back. Answers whether there was one.
     pub fn lose_segment(&mut self, id: u64) -> bool {
+        self.in_truth(|truth| truth.lose_segment(id));
         self.segments.remove(&id).is_some()
     }
 
@@ -280,6 +331,7 @@ impl Disk for MemDisk {
     }
 
     fn create(&mut self, id: u64, bytes: u64) -> io::Result<()> {
+        self.in_truth(|truth| truth.create(id, bytes));
         self.count_atomic()?;
         if self.segments.contains_key(&id) {
             return Err(io::Error::new(ErrorKind::AlreadyExists, format!("segment {id:016x} exists")));
@@ -292,6 +344,7 @@ impl Disk for MemDisk {
     }
 
     fn rename(&mut self, from: u64, to: u64) -> io::Result<()> {
+        self.in_truth(|truth| truth.rename(from, to));
         self.count_atomic()?;
         if self.segments.contains_key(&to) {
             return Err(io::Error::new(ErrorKind::AlreadyExists, format!("segment {to:016x} exists")));
@@ -302,6 +355,7 @@ impl Disk for MemDisk {
     }
 
     fn remove(&mut self, id: u64) -> io::Result<()> {
+        self.in_truth(|truth| truth.remove(id));
         self.count_atomic()?;
         self.segments.remove(&id).map(drop).ok_or_else(|| missing(id))
     }
@@ -334,12 +388,21 @@ impl Disk for MemDisk {
 
     fn write(&mut self, id: u64, offset: u64, bytes: &[u8]) -> io::Result<()> {
         aligned(offset, bytes.len());
+        let fault = self.write_fault.take();
+        let lies = fault.is_some_and(|fault| fault.lies(id, offset));
+        if lies && self.truth.is_none() {
+            self.truth = Some(Box::new(self.clone()));
+        }
+        self.in_truth(|truth| {
+            truth.write_fault = fault.filter(|_| !lies);
+            truth.write(id, offset, bytes)
+        });
         if self.count()? {
             let half = bytes.len() / 2 / SECTOR * SECTOR;
             self.store(id, offset, &bytes[..half])?;
             return Err(dead());
         }
-        match self.write_fault.take() {
+        match fault {
             None => self.store(id, offset, bytes),
             Some(WriteFault::Lost) => Ok(()),
             Some(WriteFault::Short { bytes: written }) => {
@@ -356,6 +419,7 @@ impl Disk for MemDisk {
     }
 
     fn sync(&mut self, id: u64) -> io::Result<()> {
+        self.in_truth(|truth| truth.sync(id));
         let dies = self.count()?;
         let segment = self.segments.get_mut(&id).ok_or_else(|| missing(id))?;
         if dies {

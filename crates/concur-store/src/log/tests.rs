@@ -373,6 +373,26 @@ fn lost_and_misdirected_writes_are_damage() {
 }
 
 #[test]
+fn a_disk_that_lied_can_be_made_to_have_told_the_truth() {
+    for fault in [WriteFault::Lost, WriteFault::Misdirected { segment: 0, offset: 2 * BLOCK as u64 }] {
+        let (mut log, _) = open(MemDisk::default());
+        put_synced(&mut log, b"before");
+        log.disk_mut().spoil_next_write(fault);
+        put_synced(&mut log, b"spoilt");
+        let mut disk = log.into_disk();
+        assert!(disk.has_lied());
+        disk.crash(|_| 0);
+        let mut stands = disk.clone();
+        stands.stand_by_its_lies();
+        disk.tell_the_truth();
+        assert_eq!(records(&open(disk).1), [b"before".to_vec(), b"spoilt".to_vec()]);
+        // Nothing attests what it lied about last: that cannot be told from a write that never was.
+        stands.tell_the_truth();
+        assert!(records(&open(stands).1).len() < 2);
+    }
+}
+
+#[test]
 fn a_short_write_poisons_and_is_a_torn_tail() {
     let (mut log, _) = open(MemDisk::default());
     put_synced(&mut log, b"before");
