@@ -2,6 +2,7 @@
 //! one that was passed by that protocol, whatever other protocols of the run have of the same name.
 
 use crate::fault::Fault;
+use crate::schedule::takes_sizes;
 use crate::world::Outcome;
 use concur_core::Strategy;
 use std::collections::BTreeMap;
@@ -20,6 +21,9 @@ pub struct Coverage {
 const LARGE_SWEEP: u64 = 10_000;
 const TRANSITION_SEEDS: u64 = 100;
 
+/// A group began with sizes of quorums of its own.
+pub(crate) const SIZES_CHOSEN: &str = "sizes of quorums chosen";
+
 /// What every strategy passes through in a sweep with all faults: the replica's own transitions, and the world's.
 const EVERYWHERE: &[(&str, Option<Fault>)] = &[
     ("torn tail at restart", Some(Fault::PowerLoss)),
@@ -33,6 +37,7 @@ const EVERYWHERE: &[(&str, Option<Fault>)] = &[
     ("damage refused at restart", Some(Fault::FlippedByte)),
     ("lost write refused at restart", Some(Fault::LostWrite)),
     ("misdirected write refused at restart", Some(Fault::MisdirectedWrite)),
+    (SIZES_CHOSEN, None),
     ("log checkpoint", None),
     ("state fetched", Some(Fault::PowerLoss)),
     ("state installed", Some(Fault::PowerLoss)),
@@ -118,7 +123,8 @@ impl Coverage {
         let fault_least = if self.seeds >= 300 { (self.seeds / 100).max(1) } else { 0 };
         let of_faults = faults.iter().map(|fault| Line { name: fault.name(), seeds: seeds(fault.name()), least: fault_least });
         let mine = |name: &str, fault: Option<Fault>| {
-            fault.is_none_or(|fault| faults.contains(&fault)) && !strategy.traits.transitions.contains(&name)
+            let may_be = name != SIZES_CHOSEN || takes_sizes(strategy);
+            may_be && fault.is_none_or(|fault| faults.contains(&fault)) && !strategy.traits.transitions.contains(&name)
         };
         let of_world = EVERYWHERE.iter().filter(|&&(name, fault)| mine(name, fault));
         let of_world = of_world.map(|&(name, _)| Line { name, seeds: seeds(name), least: if whole { enough } else { 0 } });

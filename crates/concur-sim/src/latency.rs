@@ -196,7 +196,7 @@ fn schedule(strategy: Strategy, topology: &Topology, sites: &[usize], one_key: b
         Client { home: ReplicaId(site as u8), moves: false, session: false, operations: (0..writes).map(write).collect() }
     };
     let clients = sites.iter().enumerate().map(client).collect();
-    Schedule { network, tuning, clients, keys: 7, episodes: Vec::new(), healed: WRITE_AT * 2, ..drawn }
+    Schedule { network, tuning, sizes: None, clients, keys: 7, episodes: Vec::new(), healed: WRITE_AT * 2, ..drawn }
 }
 
 /// The quorums of a strategy among a topology's sites.

@@ -23,8 +23,7 @@ impl World<'_> {
     /// Whether a node may lose what it promised, and enough others are left.
     pub(crate) fn may_hurt(&self, index: usize) -> bool {
         if !self.schedule.operated {
-            let hurt = self.nodes.iter().filter(|node| node.is_hurt()).count();
-            return 2 * (hurt + 1) < self.nodes.len();
+            return self.roster.is_quorum(self.roster.newest(), self.unhurt(|node| node != index));
         }
         let newest = self.roster.newest();
         let entered = |node: usize| self.nodes[node].entered >= newest.epoch;

@@ -5,6 +5,7 @@
 //! has another.
 
 use crate::ledger::{Ledger, Violation};
+use crate::schedule::Schedule;
 use concur_core::{Epoch, Phase, ReplicaId, ReplicaSet, Strategy};
 use concur_peers::{Configuration, Member, Role};
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,7 +39,8 @@ pub(crate) fn first_life(machine: usize) -> u64 {
 
 impl Roster {
     /// The first machines begin the group; its first configuration names the lives of their disks, or none.
-    pub(crate) fn new(strategy: Strategy, replicas: usize, named: bool) -> Self {
+    pub(crate) fn new(schedule: &Schedule) -> Self {
+        let Schedule { strategy, replicas, named, sizes, .. } = *schedule;
         let member = |machine: usize| Member {
             id: ReplicaId(machine as u8),
             name: name_of(machine),
@@ -47,7 +49,9 @@ impl Roster {
             peer: format!("{}:0", name_of(machine)),
             ..Member::default()
         };
-        let genesis = Configuration::genesis(strategy.traits.name, (0..replicas).map(member).collect());
+        let mut genesis = Configuration::genesis(strategy.traits.name, (0..replicas).map(member).collect());
+        genesis.counts = sizes;
+        assert!(genesis.fits(&strategy).is_ok(), "quorums are drawn so that they meet");
         let machines = (0..replicas).map(|machine| (ReplicaId(machine as u8), machine)).collect();
         let configurations = BTreeMap::from([(Epoch(0), Arc::new(genesis))]);
         Self { configurations, machines, refused: BTreeSet::new(), strategy }

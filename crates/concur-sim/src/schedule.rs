@@ -7,7 +7,7 @@
 use crate::fault::{Episode, Fault};
 use crate::lives;
 use crate::plan::{Plan, Wish};
-use concur_core::{Protocol, ReplicaId, ReplicaSet, Rng, Strategy};
+use concur_core::{Family, Phase, Protocol, QuorumRule, ReplicaId, ReplicaSet, Rng, Strategy};
 use concur_kv::Ordering;
 use concur_network::Volume;
 use std::fmt;
@@ -67,6 +67,8 @@ pub struct Schedule {
     pub replicas: usize,
     /// How many machines stand by, and come in when somebody wants it.
     pub spares: usize,
+    /// The sizes of quorums with which the group begins: phase 1, phase 2, a fast round. `None`: those of the protocol.
+    pub sizes: Option<(u64, u64, u64)>,
     /// How the store's writes are ordered.
     pub ordering: Ordering,
     /// How the replicas are set up.
@@ -228,12 +230,14 @@ impl Schedule {
         tuning.absence_max = tuning.absence_max.filter(|_| operated);
         let harassed = operated && apart.chance(400_000);
         let named = apart.chance(300_000);
+        let sizes = draw_sizes(&mut Rng::new(seed ^ 0x5eed_512e_5000), &strategy, replicas);
         Self {
             seed,
             strategy,
             strategies,
             replicas,
             spares,
+            sizes,
             ordering,
             tuning,
             network,
@@ -338,6 +342,27 @@ impl Tuning {
             engine: (micros(engine_min), micros(engine_min * 4)),
         }
     }
+}
+
+/// Whether a protocol asks for quorums without saying how large they are; one that says it is proved for those alone.
+pub(crate) fn takes_sizes(strategy: &Strategy) -> bool {
+    !matches!((strategy.quorums)(ReplicaSet::first(3)).rule, QuorumRule::Counts { .. })
+}
+
+/// Sizes of quorums that need not be the protocol's, in a part of the runs: those that meet where they must.
+fn draw_sizes(rng: &mut Rng, strategy: &Strategy, replicas: usize) -> Option<(u64, u64, u64)> {
+    if !takes_sizes(strategy) || !rng.chance(200_000) {
+        return None;
+    }
+    let own = (strategy.quorums)(ReplicaSet::first(replicas));
+    let all = replicas as u64;
+    let prepare = rng.between(all / 2 + 1, all);
+    // Whoever recovers must see enough of those that voted in a fast round to tell what it may have chosen.
+    let optimistic = strategy.traits.family == Family::Optimistic;
+    let accept_min = if optimistic { own.size(Phase::Accept) as u64 } else { 1 };
+    let accept = rng.between(accept_min.max(all + 1 - prepare), all);
+    let fast = rng.between(own.size(Phase::Fast) as u64, all);
+    Some((prepare, accept, fast))
 }
 
 fn draw_clients(rng: &mut Rng, tuning: &Tuning, replicas: usize, keys: u8, healed: Duration) -> Vec<Client> {
@@ -470,6 +495,9 @@ impl fmt::Display for Schedule {
             write!(f, " and {} that stand by", self.spares)?;
         }
         writeln!(f, ", {ordering:?} order, {} keys", self.keys)?;
+        if let Some((prepare, accept, fast)) = self.sizes {
+            writeln!(f, "  quorums of {prepare} in phase 1, {accept} in phase 2 and {fast} in a fast round")?;
+        }
         writeln!(f, "  election {:?}, heartbeat {:?}, healed at {:?}", tuning.election, tuning.heartbeat, self.healed)?;
         if tuning.session_ttl < SESSION_TTL {
             writeln!(f, "  sessions end after {:?}", tuning.session_ttl)?;

@@ -10,6 +10,7 @@
 
 use crate::chase::{Chase, Strike};
 use crate::clients::{Client, Sent};
+use crate::coverage::SIZES_CHOSEN;
 use crate::examination::Kept;
 use crate::history;
 use crate::ledger::{Ledger, Violation};
@@ -184,9 +185,10 @@ impl<'a> World<'a> {
     pub(crate) fn new(schedule: &'a Schedule, trace: bool) -> Self {
         let machines = schedule.machines();
         let links = Links::new(machines, &schedule.network);
-        let roster = Roster::new(schedule.strategy, schedule.replicas, schedule.named);
+        let roster = Roster::new(schedule);
         let id = |machine: usize| Some(ReplicaId(machine as u8)).filter(|_| machine < schedule.replicas);
         let nodes = (0..machines).map(|machine| Node::new(id(machine), first_life(machine), roster.newest().clone())).collect();
+        let met = BTreeSet::from_iter(schedule.sizes.map(|_| SIZES_CHOSEN));
         let clients = schedule.clients.iter().enumerate().map(|(index, client)| Client::new(index, client, schedule)).collect();
         Self {
             schedule,
@@ -203,7 +205,7 @@ impl<'a> World<'a> {
             struck: schedule.episodes.iter().map(|_| None).collect(),
             clients,
             ledger: Ledger::default(),
-            met: BTreeSet::new(),
+            met,
             trace: trace.then(Trace::default),
             healed: false,
             chase: Chase::default(),

@@ -88,5 +88,5 @@ fn schedule<P: Protocol>(away: usize) -> Schedule {
     let episode =
         Episode { fault: Fault::Kill, start: AWAY.0, lasts: AWAY.1 - AWAY.0, nodes: ReplicaSet::one(ReplicaId(away as u8)), strength: 1 };
     let clients = (0..CLIENTS).map(client).collect();
-    Schedule { network, tuning, clients, keys: 7, episodes: vec![episode], healed: AWAY.1 + ELECTION, ..drawn }
+    Schedule { network, tuning, sizes: None, clients, keys: 7, episodes: vec![episode], healed: AWAY.1 + ELECTION, ..drawn }
 }
