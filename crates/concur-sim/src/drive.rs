@@ -6,14 +6,14 @@
 use crate::examination::Kept;
 use crate::fault::Fault;
 use crate::ledger::Violation;
-use crate::node::{Asked, Asker, Job, Lie, Life, Point, Process};
+use crate::node::{Asked, Asker, Job, Lie, Life, Node, Point, Process};
 use crate::plan::Kind;
 use crate::roster::Roster;
 use crate::schedule::Schedule;
 use crate::witness::Witness;
 use crate::world::{Letter, Thing, World};
 use bytes::Bytes;
-use concur_core::{BootCount, Config, Epoch, GroupId, Health, Ordering, ReplicaId, Rng, Ticket, Time};
+use concur_core::{BootCount, Config, Epoch, GroupId, Health, Ordering, ReplicaId, Rng, Strategy, Ticket, Time};
 use concur_kv::Ordering as Order;
 use concur_replica::{Event, Outgoing, Output, Recovered, Refused, Replica, Reply, Settings, Token};
 use concur_store::log::{Log, LogError, LogIdentity, LogOptions, SECTOR};
@@ -120,7 +120,7 @@ impl World<'_> {
         let (floor, node) = (self.nodes[index].ballot, &self.nodes[index]);
         let status = process.replica.status();
         let (epoch, ballot) = (status.configuration.epoch, status.protocol.ballot);
-        let votes = process.replica.settings().strategy.traits.has_leader && status.role == "voter";
+        let votes = promises_for_all(&process.replica.settings().strategy) && status.role == "voter";
         let fell = epoch < floor.0 || (epoch == floor.0 && votes && ballot < floor.1);
         if node.shunned || !fell {
             return Ok(());
@@ -341,18 +341,24 @@ impl World<'_> {
         }
     }
 
-    /// Whether a node leads, in which epoch and at which ballot: nobody else must.
+    /// Whether a node leads, in which epoch and at which ballot: nobody else must, nor must another run of it. Whoever coordinates
+    /// is held to that too, and is no leader otherwise.
     fn leads(&mut self, index: usize) -> Result<Option<(Epoch, u64)>, Violation> {
-        let process = self.nodes[index].process.as_ref().expect("only a running process leads");
-        if !process.replica.settings().strategy.traits.has_leader {
+        let Node { process, boot, .. } = &self.nodes[index];
+        let process = process.as_ref().expect("only a running process leads");
+        let Settings { strategy, config, .. } = process.replica.settings();
+        if !promises_for_all(strategy) {
             return Ok(None);
         }
-        let (protocol, epoch) = (process.replica.inspect(), process.replica.settings().config.epoch);
-        if protocol.role != "leader" {
+        let (has_leader, epoch, protocol) = (strategy.traits.has_leader, config.epoch, process.replica.inspect());
+        if protocol.role != if has_leader { "leader" } else { "coordinator" } {
             return Ok(None);
         }
-        self.ledger.leads(ReplicaId(index as u8), epoch, protocol.ballot)?;
-        Ok(Some((epoch, protocol.ballot)))
+        let me = ReplicaId(index as u8);
+        // A round is coordinated by several, one after the other: what is shown of a ballot is its round, and it has an owner.
+        let owner = (!has_leader).then_some(me);
+        self.ledger.leads((me, *boot), (epoch, protocol.ballot, owner))?;
+        Ok(has_leader.then_some((epoch, protocol.ballot)))
     }
 
     /// What was executed is what everyone executes, and nothing behind a seal.
@@ -514,10 +520,14 @@ impl World<'_> {
             return Ok(());
         }
         if process.log.pending_bytes() == 0 && process.replica.role() == "voter" {
-            let (epoch, traits) = (process.replica.settings().config.epoch, process.replica.settings().strategy.traits);
-            // Where nobody leads, only the epoch is looked at when it restarts.
-            let ballot = if traits.has_leader { process.replica.inspect().ballot } else { 0 };
-            node.ballot = node.ballot.max((epoch, ballot));
+            let Settings { config, strategy, .. } = process.replica.settings();
+            // Where there is no such ballot, only the epoch is looked at.
+            let ballot = if promises_for_all(strategy) { process.replica.inspect().ballot } else { 0 };
+            let (before, durable) = (node.ballot, (config.epoch, ballot));
+            node.ballot = before.max(durable);
+            if durable < before && !node.shunned {
+                return Err(Violation::new("persistence", format!("r{index} had made {before:?} durable and is at {durable:?}")));
+            }
         }
         // What waited is on its way before what was waited for goes out: the disk is never idle.
         self.write(index)?;
@@ -729,6 +739,12 @@ impl Process {
     fn engine_waits(&self, was_idle: bool) -> bool {
         self.engine.len() > usize::from(!was_idle)
     }
+}
+
+/// Whether the ballot that a protocol shows is promised for all instances at once: durable, and never falling. Paxos, Mencius and
+/// EPaxos have ballots for each instance, and show the highest of those that are open.
+fn promises_for_all(strategy: &Strategy) -> bool {
+    strategy.traits.has_leader || strategy.traits.name == "fastpaxos"
 }
 
 /// Messages for people.

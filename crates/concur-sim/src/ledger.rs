@@ -44,6 +44,12 @@ pub(crate) struct Executed {
     pub(crate) places: Vec<(ChainId, u64)>,
 }
 
+/// What is led: an epoch, a ballot, and its owner where the number does not say it.
+type Lead = (Epoch, u64, Option<ReplicaId>);
+
+/// A replica in one run of its process.
+type Run = (ReplicaId, u64);
+
 /// What all replicas are held to.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
@@ -57,7 +63,7 @@ pub(crate) struct Ledger {
     pub(crate) decisions: Decisions,
     /// The seal that each epoch ended with.
     sealed: BTreeMap<Epoch, (Instance, BatchId)>,
-    leaders: BTreeMap<(Epoch, u64), ReplicaId>,
+    leaders: BTreeMap<Lead, Run>,
 }
 
 impl Ledger {
@@ -170,12 +176,14 @@ impl Ledger {
     }
 
     /// A replica leads.
-    pub(crate) fn leads(&mut self, replica: ReplicaId, epoch: Epoch, ballot: u64) -> Result<(), Violation> {
-        let first = *self.leaders.entry((epoch, ballot)).or_insert(replica);
-        if first == replica {
+    pub(crate) fn leads(&mut self, run: Run, lead: Lead) -> Result<(), Violation> {
+        let first = *self.leaders.entry(lead).or_insert(run);
+        if first == run {
             return Ok(());
         }
-        Err(Violation::new("two leaders", format!("{first} and {replica} both lead at {ballot} of epoch {}", epoch.0)))
+        let ((first, boot), (replica, again), (epoch, ballot, _)) = (first, run, lead);
+        let message = format!("{first} in its run {boot} and {replica} in its run {again} both lead at {ballot} of epoch {}", epoch.0);
+        Err(Violation::new("two leaders", message))
     }
 
     /// Whether chains have come as far as anyone's have.
