@@ -303,6 +303,10 @@ impl World<'_> {
         self.trace_step(index, out);
         let led = if out.notes.is_empty() { None } else { self.leads(index)? };
         out.decided.iter().try_for_each(|decision| self.ledger.decisions.add(me, decision))?;
+        if let Some(commits) = &mut self.commits {
+            let own = out.decided.iter().filter_map(|decision| decision.value.id()).filter(|batch| batch.origin == me);
+            commits.extend(own.map(|batch| (self.now, batch)));
+        }
         self.executed(index, out)?;
         let process = self.nodes[index].process.as_ref().expect("only a running process steps");
         process.replica.machine().take_notes(&mut self.notes);

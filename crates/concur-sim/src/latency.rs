@@ -12,10 +12,11 @@
 //!
 //! It does not say what a loaded system does: queues, disks and processors take no time here.
 
+use crate::clients::{Client, Event};
 use crate::fault::Fault;
-use crate::schedule::{Act, Client, Network, Operation, Options, Schedule};
+use crate::schedule::{self, Act, Network, Operation, Options, Schedule};
 use crate::world::World;
-use concur_core::{Delay, Happening, Phase, QuorumSystem, ReplicaId, ReplicaSet, Strategy, Time};
+use concur_core::{BatchId, Delay, Happening, Phase, QuorumSystem, ReplicaId, ReplicaSet, Strategy, Time};
 use concur_kv::Ordering;
 use std::time::Duration;
 
@@ -44,6 +45,15 @@ pub struct Measured {
     pub answered: Vec<Duration>,
     /// For each client, in order: from its request to the decision by a longer path, if it took one.
     pub slow: Vec<Option<Duration>>,
+}
+
+/// What the writes of one client took, in order, each from its request.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Waited {
+    /// Until the client's replica knew the write decided, which is what papers call its commit.
+    pub committed: Vec<Duration>,
+    /// Until it was answered, and so had been executed, after everything that comes before it.
+    pub answered: Vec<Duration>,
 }
 
 impl Topology {
@@ -84,6 +94,15 @@ impl Topology {
     /// After how long both phases of a proposal that nobody contends with are through at `site`.
     pub fn both_phases(&self, quorums: &QuorumSystem, site: usize) -> Duration {
         Delay::TwoRounds.least(quorums, &self.rtt, site, site)
+    }
+
+    /// After how long a write of a lone client at `site` is answered, which has written before: no write of others is under way, or
+    /// came in between. `leader` leads, where somebody does.
+    pub fn lone(&self, delay: Delay, quorums: &QuorumSystem, leader: usize, site: usize) -> Duration {
+        match delay {
+            Delay::Turns => self.in_turn(quorums, Some(site), site),
+            Delay::Leader | Delay::TwoRounds | Delay::Fast => delay.least(quorums, &self.rtt, leader, site),
+        }
     }
 
     /// After how long the slow path of two commands that meet is through at `site`, if it begins with the first answer of a slow
@@ -131,7 +150,7 @@ pub fn measure_in_turn(strategy: Strategy, topology: &Topology, sites: &[usize],
 fn measured(schedule: &Schedule, sites: &[usize]) -> Measured {
     let mut world = World::new(schedule, true);
     let leader = live(&mut world);
-    let first = |client: &crate::clients::Client| client.history[0].clone();
+    let first = |client: &Client| client.history[0].clone();
     let events: Vec<_> = world.clients.iter().map(first).collect();
     let answered = events.iter().map(|event| event.returned.expect("everything is answered").since(event.invoked)).collect();
     let slow_at = |site: usize, after: Time| {
@@ -139,7 +158,7 @@ fn measured(schedule: &Schedule, sites: &[usize]) -> Measured {
         let here = trace.events().filter(|event| event.replica == ReplicaId(site as u8) && event.at >= after);
         here.filter(|event| matches!(event.what, Happening::Transition { name: "slow path", .. })).map(|event| event.at).next()
     };
-    let slow = |(event, &site): (&crate::clients::Event, &usize)| {
+    let slow = |(event, &site): (&Event, &usize)| {
         let at = slow_at(site, event.invoked)?;
         event.returned.is_some_and(|returned| at <= returned).then(|| at.since(event.invoked))
     };
@@ -147,19 +166,43 @@ fn measured(schedule: &Schedule, sites: &[usize]) -> Measured {
     Measured { leader, answered, slow }
 }
 
-/// Lets a client at every site write one key, so many times one after the other, and takes the median of what each waited.
-pub fn contend(strategy: Strategy, topology: &Topology, writes: usize, seed: u64) -> (Option<ReplicaId>, Vec<Duration>) {
+/// Lets a client at every site write one key, so many times one after the other, and measures each write.
+pub fn contend(strategy: Strategy, topology: &Topology, writes: usize, seed: u64) -> (Option<ReplicaId>, Vec<Waited>) {
     let sites: Vec<usize> = (0..topology.sites.len()).collect();
-    let schedule = schedule(strategy, topology, &sites, true, writes, seed);
-    let mut world = World::new(&schedule, false);
+    loops(&schedule(strategy, topology, &sites, true, writes, seed), writes)
+}
+
+/// Lets a client at one site write so many times, each when everything before has long settled, and measures each write.
+pub fn alone(strategy: Strategy, topology: &Topology, site: usize, writes: usize, seed: u64) -> (Option<ReplicaId>, Waited) {
+    let mut schedule = schedule(strategy, topology, &[site], true, writes, seed);
+    schedule.clients[0].operations.iter_mut().skip(1).for_each(|operation| operation.think = APART);
+    schedule.healed += APART * writes as u32;
+    let (leader, mut waited) = loops(&schedule, writes);
+    (leader, waited.remove(0))
+}
+
+fn loops(schedule: &Schedule, writes: usize) -> (Option<ReplicaId>, Vec<Waited>) {
+    let mut world = World::new(schedule, false);
+    world.commits = Some(Vec::new());
     let leader = live(&mut world);
-    let median = |client: &crate::clients::Client| {
-        let took = |event: &crate::clients::Event| event.returned.map(|returned| returned.since(event.invoked));
-        let mut waited: Vec<Duration> = client.history.iter().filter_map(took).collect();
-        waited.sort_unstable();
-        waited[waited.len() / 2]
-    };
-    (leader, world.clients.iter().map(median).collect())
+    let commits = world.commits.take().unwrap_or_default();
+    let waited = |(client, asked): (&Client, &schedule::Client)| waited(&client.history[..writes], asked.home, &commits);
+    (leader, world.clients.iter().zip(&schedule.clients).map(waited).collect())
+}
+
+/// What a client waited that is the only one of its replica, which makes a batch of each of its writes, one after the other.
+fn waited(history: &[Event], home: ReplicaId, commits: &[(Time, BatchId)]) -> Waited {
+    let mut of_it: Vec<&(Time, BatchId)> = commits.iter().filter(|(_, batch)| batch.origin == home).collect();
+    of_it.dedup_by_key(|(_, batch)| *batch);
+    assert!(of_it.len() >= history.len(), "every write is a batch that was decided");
+    let mut waited = Waited::default();
+    for (event, (committed, batch)) in history.iter().zip(of_it) {
+        let returned = event.returned.expect("everything is answered");
+        assert!((event.invoked..=returned).contains(committed), "{batch:?} is the batch of {}", event.id);
+        waited.committed.push(committed.since(event.invoked));
+        waited.answered.push(returned.since(event.invoked));
+    }
+    waited
 }
 
 /// Runs to the end, and says who leads.
@@ -193,7 +236,7 @@ fn schedule(strategy: Strategy, topology: &Topology, sites: &[usize], one_key: b
         let key = if one_key { 0 } else { index as u8 };
         let think = |number: usize| if number == 0 { WRITE_AT } else { Duration::ZERO };
         let write = |number: usize| Operation { number: number as u32, act: Act::Put, key, think: think(number), padding: 0 };
-        Client { home: ReplicaId(site as u8), moves: false, session: false, operations: (0..writes).map(write).collect() }
+        schedule::Client { home: ReplicaId(site as u8), moves: false, session: false, operations: (0..writes).map(write).collect() }
     };
     let clients = sites.iter().enumerate().map(client).collect();
     Schedule { network, tuning, sizes: None, clients, keys: 7, episodes: Vec::new(), healed: WRITE_AT * 2, ..drawn }

@@ -24,7 +24,7 @@ use crate::trace::Trace;
 use crate::trouble::Struck;
 use crate::witness::{Notes, mix, mix_u64};
 use bytes::Bytes;
-use concur_core::{Health, ReplicaId, ReplicaSet, Rng, Time};
+use concur_core::{BatchId, Health, ReplicaId, ReplicaSet, Rng, Time};
 use concur_peers::Role;
 use concur_replica::{Output, Refused, Reply};
 use std::cmp::Ordering;
@@ -91,6 +91,8 @@ pub(crate) struct World<'a> {
     pub(crate) steady: Option<Steady>,
     /// What protocols kept, whenever the world looked, if it is asked for.
     pub(crate) kept: Option<Vec<Kept>>,
+    /// When the replica that made a batch knew it decided, in the order of time, if it is asked for.
+    pub(crate) commits: Option<Vec<(Time, BatchId)>>,
     /// Things that came for a node while it was paused.
     held: Vec<(usize, Thing)>,
     pub(crate) out: Output,
@@ -212,6 +214,7 @@ impl<'a> World<'a> {
             turns: BTreeMap::new(),
             steady: None,
             kept: None,
+            commits: None,
             held: Vec::new(),
             out: Output::default(),
             notes: Notes::default(),

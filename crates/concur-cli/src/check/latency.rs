@@ -4,7 +4,7 @@ use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{Output, Table};
 use concur_core::Strategy;
 use concur_sim::latency::{PUBLISHED, Topology};
-use concur_sim::literature::{Line, compare, printed};
+use concur_sim::literature::{EXCEPTIONS, Line, compare, printed, tolerance};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Duration;
@@ -15,10 +15,10 @@ pub(super) fn run(strategies: &[Strategy], file: Option<&Path>, output: &Output)
     for (name, topology) in topologies(file)? {
         let printed = printed(&name);
         let lines = strategies.iter().flat_map(|&strategy| compare(strategy, &topology, &printed)).collect::<Vec<_>>();
-        tables.push((name, lines));
+        tables.push((name, topology, lines));
     }
-    let value = Value::Array(tables.iter().map(|(name, lines)| value(name, lines)).collect());
-    output.show(&value, |_| tables.iter().map(|(name, lines)| text(name, lines)).collect::<Vec<_>>().join("\n"))
+    let value = Value::Array(tables.iter().map(|(name, _, lines)| value(name, lines)).collect());
+    output.show(&value, |_| tables.iter().map(|(name, topology, lines)| text(name, topology, lines)).collect::<Vec<_>>().join("\n"))
 }
 
 fn topologies(file: Option<&Path>) -> Result<Vec<(String, Topology)>, Failure> {
@@ -50,8 +50,8 @@ fn value(name: &str, lines: &[Line]) -> Value {
             "leader": line.leader,
             "site": line.site,
             "alone_ms": millis(line.alone),
-            "closed_form_ms": { "least": millis(line.least), "most": millis(line.most) },
-            "contended_median_ms": millis(line.contended),
+            "closed_form_ms": millis(line.closed_form),
+            "contended_ms": { "commit": millis(line.committed), "answer": millis(line.answered) },
             "printed_ms": {
                 "alone": printed.and_then(|printed| printed.alone).map(millis),
                 "contended": printed.and_then(|printed| printed.contended).map(millis),
@@ -61,23 +61,33 @@ fn value(name: &str, lines: &[Line]) -> Value {
     json!({ "topology": name, "latencies": lines.iter().map(line).collect::<Vec<_>>() })
 }
 
-fn text(name: &str, lines: &[Line]) -> String {
+fn text(name: &str, topology: &Topology, lines: &[Line]) -> String {
     let show = |duration: Duration| format!("{:.0}", millis(duration));
-    let maybe = |duration: Option<Duration>| duration.map(show).unwrap_or_else(|| "-".into());
-    let mut table = Table::new(&["STRATEGY", "LEADER", "SITE", "ALONE", "CLOSED FORM", "PRINTED", "CONTENDED", "PRINTED"]);
+    let beside = |line: &Line, contended| line.beside(contended).map(|(_, printed)| show(printed)).unwrap_or_else(|| "-".into());
+    let headings = ["STRATEGY", "LEADER", "SITE", "ALONE", "CLOSED FORM", "PRINTED", "CONTENDED COMMIT", "PRINTED", "CONTENDED ANSWER"];
+    let mut table = Table::new(&headings);
     for line in lines {
-        let form = if line.least == line.most { show(line.least) } else { format!("{} to {}", show(line.least), show(line.most)) };
-        let printed = |which: fn(&concur_sim::literature::Printed) -> Option<Duration>| maybe(line.printed.as_ref().and_then(which));
         table.row([
             line.strategy.to_owned(),
             line.leader.clone().unwrap_or_else(|| "-".into()),
             line.site.clone(),
             show(line.alone),
-            form,
-            printed(|printed| printed.alone),
-            show(line.contended),
-            printed(|printed| printed.contended),
+            show(line.closed_form),
+            beside(line, false),
+            show(line.committed),
+            beside(line, true),
+            show(line.answered),
         ]);
     }
-    format!("{name}: milliseconds from a client's request to its answer\n{}", table.text())
+    format!("{name}: milliseconds from a client's request, medians\n{}{}", table.text(), remarks(name, topology, lines))
+}
+
+/// What is to be said of cells that are further from what was printed than is tolerated.
+fn remarks(name: &str, topology: &Topology, lines: &[Line]) -> String {
+    let far = EXCEPTIONS.iter().filter(|far| far.topology == name && lines.iter().any(|line| line.strategy == far.strategy));
+    let remark = |far: &concur_sim::literature::Exception| {
+        let which = if far.contended { "contended" } else { "alone" };
+        format!("more than {} % from what is printed: {} at {}, {which}: {}\n", tolerance(topology), far.strategy, far.site, far.why)
+    };
+    far.map(remark).collect()
 }
