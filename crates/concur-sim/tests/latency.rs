@@ -2,7 +2,8 @@
 
 use concur_core::{Delay, Ordering, Strategy};
 use concur_sim::latency::{PUBLISHED, Topology, measure, measure_in_turn, quorums};
-use std::collections::BTreeMap;
+use concur_sim::literature::{EXCEPTIONS, Line, compare, printed, tolerance};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 fn topologies() -> impl Iterator<Item = (&'static str, Topology)> {
@@ -128,4 +129,31 @@ fn where_the_right_to_propose_rotates_commits_at_even_load_wait_for_the_turns_be
             }
         }
     }
+}
+
+/// Every line of the tables that `concur check --latency` prints.
+fn lines() -> impl Iterator<Item = (&'static str, Topology, Line)> {
+    let of = |(name, topology): (&'static str, Topology)| {
+        let all = concur_decision::registry().iter().flat_map(|&strategy| compare(strategy, &topology, &printed(name))).collect::<Vec<_>>();
+        all.into_iter().map(move |line| (name, topology.clone(), line))
+    };
+    topologies().flat_map(of)
+}
+
+#[test]
+fn tables_show_closed_forms_that_are_met_and_what_was_printed_within_its_tolerance() {
+    let mut beyond = Vec::new();
+    for (name, topology, line) in lines() {
+        println!("{name} {line:?}");
+        assert_eq!(line.alone, line.closed_form, "{} in {name}: a client at {}", line.strategy, line.site);
+        for contended in [false, true] {
+            let Some((measured, printed)) = line.beside(contended) else { continue };
+            if measured.abs_diff(printed) * 100 > printed * tolerance(&topology) {
+                beyond.push((name, line.strategy, line.site.clone(), contended, measured, printed));
+            }
+        }
+    }
+    let cells = beyond.iter().map(|(name, strategy, site, contended, ..)| (*name, *strategy, site.as_str(), *contended));
+    let excepted = EXCEPTIONS.iter().map(|it| (it.topology, it.strategy, it.site, it.contended));
+    assert_eq!(cells.collect::<BTreeSet<_>>(), excepted.collect(), "further away than is tolerated, and what is said to be: {beyond:?}");
 }
