@@ -157,3 +157,17 @@ fn tables_show_closed_forms_that_are_met_and_what_was_printed_within_its_toleran
     let excepted = EXCEPTIONS.iter().map(|it| (it.topology, it.strategy, it.site, it.contended));
     assert_eq!(cells.collect::<BTreeSet<_>>(), excepted.collect(), "further away than is tolerated, and what is said to be: {beyond:?}");
 }
+
+#[test]
+fn fast_paxos_contended_falls_back_to_a_coordinator_and_its_majority() {
+    let strategy = concur_decision::find("fastpaxos").expect("it is registered");
+    for (name, topology) in topologies() {
+        let quorums = quorums(&strategy, &topology);
+        let lines = compare(strategy, &topology, &[]);
+        // The first voter coordinates what nobody was elected for.
+        for (site, line) in lines.iter().enumerate() {
+            assert_eq!(line.answered, topology.through_leader(&quorums, 0, site), "{name}: a client at {}", line.site);
+        }
+        assert!(lines[0].answered < lines[0].closed_form, "{name}: to the coordinator a majority is nearer than a fast quorum");
+    }
+}
