@@ -149,7 +149,7 @@ const EXPLANATIONS: &[Explanation] = &[
         "a region that must be survivable is not",
         "To survive the loss of whole regions, what is left must still hold a quorum. Of \
        two regions, one holds at least half of the votes, so two can never survive the loss of either; three can, with votes spread \
-       evenly. A witness in a third place is enough, where it can vote without holding data.",
+       evenly. A third voter in a third place is enough. It holds a whole copy as the others do: no voter holds less.",
     ),
     e(
         "C031",
