@@ -117,9 +117,13 @@ fn summary(text: &mut String, sweeping: &Sweeping, sweep: &Sweep) {
     );
 }
 
-/// The line that replays a seed.
+/// The line that replays a seed. The program knows registered protocols only; another one's crate calls [`check`](fn@crate::check).
 pub(crate) fn replay_line(options: &Options, seed: u64) -> String {
-    let mut line = format!("concur check --strategy {} --seed {seed}", options.strategy.traits.name);
+    let name = options.strategy.traits.name;
+    let mut line = match concur_decision::find(name) {
+        Some(_) => format!("concur check --strategy {name} --seed {seed}"),
+        None => format!("concur_sim::check of {name}, with the flags --seed {seed}"),
+    };
     if let Some(replicas) = options.replicas {
         let _ = write!(line, " --replicas {replicas}");
     }

@@ -32,7 +32,8 @@ fn a_protocol_that_asks_nobody_is_found_out_and_made_small() {
     let result = few(options.clone(), 4);
     assert_eq!(result.failures.len(), 4, "in every seed two replicas decide at once");
     let seed = result.failures[0].seed;
-    assert_eq!(result.failures[0].replay, format!("concur check --strategy hasty --seed {seed} --replicas 3 --faults none"));
+    let line = format!("concur_sim::check of hasty, with the flags --seed {seed} --replicas 3 --faults none");
+    assert_eq!(result.failures[0].replay, line, "the program does not know it");
 
     let schedule = Schedule::draw(&options, seed);
     let shrunk = shrink(&schedule, Duration::from_secs(20)).expect("it fails");
