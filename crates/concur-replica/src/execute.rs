@@ -90,8 +90,8 @@ impl<M: StateMachine> Replica<M> {
                 self.executed.open(session, time_ms);
                 Ok(Bytes::new())
             }
-            Item::Expire { before_ms } => {
-                self.executed.expire(before_ms);
+            Item::Expire { idle_ms } => {
+                self.executed.expire(time_ms.saturating_sub(idle_ms));
                 Ok(Bytes::new())
             }
         }

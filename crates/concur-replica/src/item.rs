@@ -25,14 +25,14 @@ pub(crate) enum Item {
         /// Its name.
         session: SessionId,
     },
-    /// Sessions without a command since then end.
+    /// Sessions end that had no command for so long, by logged time.
     Expire {
-        /// Logged time.
-        before_ms: u64,
+        /// A duration and not a time: whoever proposes it reads its clock again when it makes the batch, and may read less by then.
+        idle_ms: u64,
     },
 }
 
-wire_enum!(Item { 0 => Apply { session, body }, 1 => Query { body }, 2 => Open { session }, 3 => Expire { before_ms } });
+wire_enum!(Item { 0 => Apply { session, body }, 1 => Query { body }, 2 => Open { session }, 3 => Expire { idle_ms } });
 
 impl Item {
     /// About how many bytes it adds to a batch.

@@ -39,10 +39,9 @@ impl<M: StateMachine> Replica<M> {
             return;
         }
         self.sessions_at = self.now + self.settings.session_ttl / 4;
-        let ttl_ms = u64::try_from(self.settings.session_ttl.as_millis()).unwrap_or(u64::MAX);
-        let before_ms = self.wall_ms.saturating_sub(ttl_ms);
-        if self.executed.any_idle_since(before_ms) {
-            self.queue(Waiting::new(None, Item::Expire { before_ms }, Time(u64::MAX)), out);
+        let idle_ms = u64::try_from(self.settings.session_ttl.as_millis()).unwrap_or(u64::MAX);
+        if self.executed.any_idle_since(self.wall_ms.saturating_sub(idle_ms)) {
+            self.queue(Waiting::new(None, Item::Expire { idle_ms }, Time(u64::MAX)), out);
         }
     }
 }

@@ -117,6 +117,24 @@ fn a_session_ends_by_logged_time() {
     }
 }
 
+/// The end of idle sessions waits behind a batch that the disk is slow with, and the clock is set back meanwhile: by the log's time none was idle.
+#[test]
+fn a_clock_that_is_set_back_ends_no_session_early() {
+    for setup in setups(1) {
+        let mut pump = ready(Setup { session_ttl: Duration::from_secs(4), ..setup });
+        open(&mut pump, 0);
+        pump.nodes[0].holds_sync = true;
+        let slow = pump.command(0, None, &[1, 7]);
+        pump.run(Duration::from_secs(6));
+        pump.wall_back = Duration::from_secs(5);
+        pump.nodes[0].holds_sync = false;
+        pump.ok(slow);
+        pump.run(Duration::from_secs(1));
+        let token = pump.command(0, place(0), &[5, 1]);
+        pump.ok(token);
+    }
+}
+
 #[test]
 fn a_batch_is_proposed_again_when_whoever_had_it_is_gone() {
     for setup in setups(3) {

@@ -79,6 +79,8 @@ pub(crate) struct Pump {
     pub(crate) answers: BTreeMap<Token, Result<Reply, Refused>>,
     tokens: u64,
     pub(crate) notes: BTreeSet<&'static str>,
+    /// So far wall clocks have jumped back.
+    pub(crate) wall_back: Duration,
     /// What was sent in the latest steps, if it is kept.
     pub(crate) kept: Option<Vec<(usize, Outgoing)>>,
 }
@@ -110,6 +112,7 @@ impl Pump {
             answers: BTreeMap::new(),
             tokens: 0,
             notes: BTreeSet::new(),
+            wall_back: Duration::ZERO,
             kept: None,
             setup,
         };
@@ -153,7 +156,7 @@ impl Pump {
 
     fn wall_ms(&self, index: usize) -> u64 {
         // Clocks differ, and none is ahead everywhere.
-        1_700_000_000_000 + self.now.0 / 1_000_000 - 300 * index as u64
+        1_700_000_000_000 + self.now.0 / 1_000_000 - self.wall_back.as_millis() as u64 - 300 * index as u64
     }
 
     /// Starts a replica from its disk.
