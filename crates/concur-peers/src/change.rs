@@ -2,7 +2,7 @@
 
 use crate::configuration::TEXT_BYTES_MAX;
 use crate::{Configuration, Member, Role};
-use concur_core::{Epoch, Phase, REPLICAS_MAX, ReplicaId, ReplicaSet, Strategy, wire_enum, wire_struct};
+use concur_core::{Epoch, Family, Phase, QuorumRule, REPLICAS_MAX, ReplicaId, ReplicaSet, Strategy, wire_enum, wire_struct};
 
 /// One step from a configuration to the next.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -318,18 +318,43 @@ impl Configuration {
         if self.will_be_weighted() && !traits.has_leader {
             return Err(ChangeError::Weights { strategy: traits.title.into() });
         }
-        if self.counts.is_none() {
-            return Ok(());
-        }
-        let quorums = self.quorums(strategy);
-        let too_large = [Phase::Prepare, Phase::Accept].into_iter().any(|phase| quorums.size(phase) > voters.len());
-        let apart = [Phase::Prepare, Phase::Accept].into_iter().find_map(|phase| quorums.disjoint(Phase::Prepare, phase));
-        let why = match apart {
-            Some((a, b)) => format!("{a:?} and {b:?} would never meet"),
-            None if too_large => "a quorum would be larger than all voters together".into(),
-            None => return Ok(()),
+        self.sizes_fit(strategy)?;
+        // What is promised has to be kept later, and nobody asks again by then.
+        self.with_promises_kept().sizes_fit(strategy)
+    }
+
+    /// Whether the sizes of quorums that were chosen, if any were, fit those who vote.
+    fn sizes_fit(&self, strategy: &Strategy) -> Result<(), ChangeError> {
+        let Some((prepare, accept, fast)) = self.counts else { return Ok(()) };
+        let (quorums, voters) = (self.quorums(strategy), self.voters().len());
+        let too_large = [Phase::Prepare, Phase::Accept].into_iter().any(|phase| quorums.size(phase) > voters);
+        // Who leads by a ballot that is nobody's own takes a quorum's promises for proof that nobody else does.
+        let others: &[Phase] = if strategy.traits.family == Family::Classic { &[Phase::Accept] } else { &[Phase::Prepare, Phase::Accept] };
+        let apart = others.iter().find_map(|&phase| quorums.disjoint(Phase::Prepare, phase));
+        let own = (strategy.quorums)(self.voters()).rule;
+        let why = match (apart, own) {
+            _ if self.will_be_weighted() => "they count every vote as one, and the members' weights differ".into(),
+            (Some((a, b)), _) => format!("{a:?} and {b:?} would never meet"),
+            _ if too_large => "a quorum would be larger than all voters together".into(),
+            (_, QuorumRule::Counts { prepare: p, accept: a, fast: f }) if [p, a, f].map(|size| size as u64) != [prepare, accept, fast] => {
+                format!("{} is proved for {p}, {a} and {f} alone", strategy.traits.title)
+            }
+            _ => return Ok(()),
         };
-        Err(ChangeError::Sizes { voters: voters.len() as u64, why })
+        Err(ChangeError::Sizes { voters: voters as u64, why })
+    }
+
+    /// This configuration once everybody votes to whom it is promised.
+    fn with_promises_kept(&self) -> Self {
+        let mut kept = self.clone();
+        for id in self.everyone().iter() {
+            let promised = kept.member(id).is_some_and(|member| matches!(member.role, Role::Promised { .. }));
+            if promised {
+                // Its own incarnation is only known by then; any is as good here.
+                let _ = kept.promote(id, 1);
+            }
+        }
+        kept
     }
 
     /// Whether this configuration, which is to follow, could not decide with those who are there and `close` behind.

@@ -109,9 +109,35 @@ fn a_strategy_takes_along_only_what_it_can() {
 #[test]
 fn sizes_that_were_chosen_must_fit_whoever_votes_next() {
     let chosen = Configuration { counts: Some((2, 2, 3)), ..three() };
-    let added = next(&chosen, Change::Add { newcomer: newcomer("n4"), votes: true }).unwrap();
-    let promoted = next(&added, Change::Promote { id: ReplicaId(3), incarnation: 7 });
+    let sizes = |change: Change| match next(&chosen, change) {
+        Err(ChangeError::Sizes { voters, .. }) => voters,
+        other => panic!("{other:?}"),
+    };
+    // A vote that could never be given is not promised.
+    assert_eq!(sizes(Change::Add { newcomer: newcomer("n4"), votes: true }), 4);
+    let observed = next(&chosen, Change::Add { newcomer: newcomer("n4"), votes: false }).unwrap();
+    let promoted = next(&observed, Change::Promote { id: ReplicaId(3), incarnation: 7 });
     assert!(matches!(promoted, Err(ChangeError::Sizes { voters: 4, .. })), "{promoted:?}");
+    // Whoever takes a place leaves as many.
+    let replaced = next(&chosen, Change::Replace { id: ReplicaId(1), newcomer: newcomer("n4") }).unwrap();
+    assert_eq!(next(&replaced, Change::Promote { id: ReplicaId(3), incarnation: 7 }).unwrap().voters().len(), 3);
+    // Nor is a weight taken that would count for nothing.
+    assert_eq!(sizes(Change::Weigh { id: ReplicaId(0), weight: 2 }), 3);
+}
+
+#[test]
+fn sizes_meet_as_each_protocol_needs() {
+    let sizes = |strategy: &str, counts| {
+        let strategy = concur_decision::find(strategy).unwrap();
+        Configuration { counts: Some(counts), ..three() }.fits(&strategy).is_ok()
+    };
+    for strategy in ["raft", "multipaxos", "mencius", "fastpaxos"] {
+        assert!(sizes(strategy, (3, 1, 3)), "{strategy}");
+        assert!(!sizes(strategy, (1, 3, 3)), "{strategy}: two are elected at once");
+    }
+    assert!(sizes("paxos", (1, 3, 3)), "ballots are their proposers' own");
+    assert!(sizes("epaxos", (2, 2, 2)));
+    assert!(!sizes("epaxos", (3, 2, 3)), "it asks for none of its own");
 }
 
 #[test]

@@ -116,30 +116,10 @@ impl World<'_> {
         newcomer.is_some_and(|machine| self.roster.newest().named(&name_of(machine)).is_some())
     }
 
-    /// Whether enough that are not hurt would be left, and everyone that is promised a vote can have it.
+    /// Whether enough that are not hurt would be left.
     fn is_careful(&self, change: &Change) -> bool {
-        let next = self.roster.newest().next(change, |name| Some(self.roster.strategy(name))).ok();
-        let sound = next.as_ref().is_some_and(|next| self.is_sound(next, |_| true)) || !self.nodes.iter().any(|node| node.is_hurt());
-        let crowds = matches!(change, Change::Add { votes: true, .. } | Change::Promote { .. });
-        sound && (!crowds || next.is_none_or(|next| self.has_room(next)))
-    }
-
-    /// Whether sizes of quorums that were chosen are large enough for everyone that is promised a vote. Nobody else looks at that
-    /// before somebody is promised one.
-    fn has_room(&self, mut next: Configuration) -> bool {
-        if next.counts.is_none() {
-            return true;
-        }
-        let promised: Vec<ReplicaId> =
-            next.members.iter().filter(|member| matches!(member.role, Role::Promised { .. })).map(|member| member.id).collect();
-        for id in promised {
-            let change = Change::Promote { id, incarnation: 1 };
-            match next.next(&change, |name| Some(self.roster.strategy(name))) {
-                Ok(then) => next = then,
-                Err(_) => return false,
-            }
-        }
-        !self.is_in_doubt()
+        let next = self.roster.newest().next(change, |name| Some(self.roster.strategy(name)));
+        next.is_ok_and(|next| self.is_sound(&next, |_| true)) || !self.nodes.iter().any(|node| node.is_hurt())
     }
 
     /// What a wish comes to, as things are.

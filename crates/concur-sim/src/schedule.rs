@@ -356,7 +356,9 @@ fn draw_sizes(rng: &mut Rng, strategy: &Strategy, replicas: usize) -> Option<(u6
     }
     let own = (strategy.quorums)(ReplicaSet::first(replicas));
     let all = replicas as u64;
-    let prepare = rng.between(all / 2 + 1, all);
+    // Ballots of their proposers' own need not be taken away from one another.
+    let prepare_min = if strategy.traits.family == Family::Classic { 1 } else { all / 2 + 1 };
+    let prepare = rng.between(prepare_min, all);
     // Whoever recovers must see enough of those that voted in a fast round to tell what it may have chosen.
     let optimistic = strategy.traits.family == Family::Optimistic;
     let accept_min = if optimistic { own.size(Phase::Accept) as u64 } else { 1 };

@@ -5,7 +5,7 @@
 
 use crate::units::show;
 use crate::{Finding, Network, Order, Quorums, System};
-use concur_core::{Family, Ordering, Phase, QuorumSystem, ReplicaId, ReplicaSet};
+use concur_core::{Family, Ordering, Phase, QuorumRule, QuorumSystem, ReplicaId, ReplicaSet};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -188,12 +188,18 @@ fn fast_quorum(system: &System, quorums: &QuorumSystem, own: &QuorumSystem, out:
         return;
     }
     let voters = quorums.voters.len();
-    for (name, phase) in [("fast", Phase::Fast), ("accept", Phase::Accept)] {
+    let fixed = matches!(own.rule, QuorumRule::Counts { .. });
+    for (name, phase) in [("fast", Phase::Fast), ("accept", Phase::Accept), ("prepare", Phase::Prepare)] {
         let (size, needed) = (quorums.size(phase), own.size(phase));
-        if size < needed {
+        if size < needed && phase != Phase::Prepare {
             let what = format!("`{name}` is {size} of {voters}, and {} needs {needed}", traits.title);
             let why = "whoever recovers sees too few of those that voted to tell what may have been decided";
-            out.push(Finding::error("C022", format!("quorums.{name}"), what, why, format!("use {needed} or more, or leave it out")));
+            let more = if fixed { "" } else { " or more" };
+            out.push(Finding::error("C022", format!("quorums.{name}"), what, why, format!("use {needed}{more}, or leave it out")));
+        } else if size != needed && fixed {
+            let what = format!("`{name}` is {size} of {voters}, and {} has {needed}", traits.title);
+            let why = "its sizes are proved together, for each number of voters, and it takes no others: this one would mean nothing";
+            out.push(Finding::error("C022", format!("quorums.{name}"), what, why, "leave it out, or choose another strategy"));
         }
     }
 }

@@ -110,9 +110,10 @@ const EXPLANATIONS: &[Explanation] = &[
     e("C021", "impossible quorum", "A quorum is a number of voters from one to all."),
     e(
         "C022",
-        "quorum too small for the strategy",
+        "quorum not of a size that the strategy needs",
         "A strategy that decides in one round trip must be able to tell, after a crash, what may \
-       have been decided from those that are left. That needs larger quorums: ⌈3N/4⌉ in Fast Paxos, which is 4 of 5; `concur strategies` shows those of each.",
+       have been decided from those that are left. That needs larger quorums: ⌈3N/4⌉ in Fast Paxos, which is 4 of 5; `concur strategies` shows those of each. EPaxos' sizes \
+       are proved together for each number of voters, and it takes no others.",
     ),
     e(
         "C023",
