@@ -45,6 +45,11 @@ pub enum Body {
         /// The life of its disk.
         incarnation: u64,
     },
+    /// The sender's disk is in this life and holds nothing yet: what it said in earlier ones is gone.
+    HoldsNothing {
+        /// The life of its disk.
+        incarnation: u64,
+    },
     /// Please send your state from this chunk on; `transfer` 0 begins a new one.
     StateWanted {
         /// Which transfer.
@@ -168,6 +173,7 @@ impl Body {
             Self::Feed(feed) => feed.entries.iter().map(Fed::size_bytes).sum(),
             Self::Declined { .. }
             | Self::Progress { .. }
+            | Self::HoldsNothing { .. }
             | Self::StateWanted { .. }
             | Self::StateGone { .. }
             | Self::FollowWanted { .. }
@@ -216,6 +222,7 @@ wire_enum!(Body {
     9 => FeedGone {},
     10 => BarrierWanted { id, footprint },
     11 => Barrier { id, frontier },
+    12 => HoldsNothing { incarnation },
 });
 
 #[cfg(test)]

@@ -166,6 +166,7 @@ impl<M: StateMachine> Replica<M> {
         match envelope.body {
             // What members say of their state and ask of others' holds in every epoch.
             Body::Progress { executed, stored, incarnation } => self.progress(from, executed, stored, incarnation, out),
+            Body::HoldsNothing { incarnation } => self.another_life(from, incarnation),
             Body::StateWanted { transfer, chunk } => self.state_wanted(from, transfer, chunk, out),
             Body::State(chunk) => self.state(from, chunk, out),
             Body::StateGone { transfer } => self.state_gone(from, transfer, out),

@@ -146,7 +146,10 @@ impl<M: StateMachine> Replica<M> {
         let turn = self.my_turn();
         let absent = |id: &ReplicaId| {
             self.peers.get(id).is_some_and(|peer| {
-                let (silent, lag) = (self.now.since(peer.heard_at), self.lag(peer).unwrap_or(0));
+                // Whose disk was lost holds nothing, and has no vote until the member is rebuilt.
+                let lost = peer.incarnation != 0 && !self.settings.configuration.may_vote(*id, peer.incarnation);
+                let lag = self.lag(peer).unwrap_or(if lost { self.farthest() } else { 0 });
+                let silent = self.now.since(peer.heard_at);
                 let away = peer.down || silent > self.settings.config.election;
                 silent > absence.saturating_add(turn) || lag > if away { LAG_INSTANCES_MAX } else { SLOW_INSTANCES_MAX }
             })

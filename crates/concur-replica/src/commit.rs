@@ -49,7 +49,9 @@ impl<M: StateMachine> Replica<M> {
     /// The engine holds the state up to `frontier`.
     pub(crate) fn stored(&mut self, frontier: Frontier, out: &mut Output) {
         self.stored.join(&frontier);
-        self.bare = false;
+        if std::mem::take(&mut self.bare) {
+            self.progress_due = self.now;
+        }
         self.installed();
         self.arrive(out);
         self.raise_floor();
@@ -74,15 +76,12 @@ impl<M: StateMachine> Replica<M> {
         if theirs < epoch {
             self.tell_how_far(from, out);
         }
+        self.another_life(from, incarnation);
         let Some(peer) = self.peers.get_mut(&from) else { return self.seen_ahead(from, theirs, out) };
         if incarnation < peer.incarnation {
             return; // A life of its disk that is over.
         }
-        if incarnation > peer.incarnation {
-            (peer.executed, peer.stored) = (None, None); // What an earlier one held is gone.
-        }
         let entered = theirs == epoch && peer.executed.as_ref().is_some_and(|before| before.epoch < epoch);
-        peer.incarnation = incarnation;
         for (known, told) in [(&mut peer.executed, executed), (&mut peer.stored, stored)] {
             match known {
                 Some(known) => known.join(&told),
@@ -95,6 +94,13 @@ impl<M: StateMachine> Replica<M> {
         }
         self.seen_ahead(from, theirs, out);
         self.raise_floor();
+    }
+
+    /// A member said in which life its disk is. What an earlier one held is gone, and does not make it close behind.
+    pub(crate) fn another_life(&mut self, from: ReplicaId, incarnation: u64) {
+        if let Some(peer) = self.peers.get_mut(&from).filter(|peer| peer.incarnation < incarnation) {
+            (peer.executed, peer.stored, peer.incarnation) = (None, None, incarnation);
+        }
     }
 
     /// Tells the protocol what it may forget.
@@ -170,7 +176,7 @@ impl<M: StateMachine> Replica<M> {
     }
 
     /// The most that anybody is known to have executed in this epoch.
-    fn farthest(&self) -> u64 {
+    pub(crate) fn farthest(&self) -> u64 {
         let others = self.peers.values().filter_map(|peer| self.executed_here(peer)).max();
         self.sequencer.executed_count().max(others.unwrap_or(0))
     }
@@ -197,12 +203,11 @@ impl<M: StateMachine> Replica<M> {
 
     /// Tells these how far this replica is.
     pub(crate) fn tell_everyone(&mut self, to: ReplicaSet, out: &mut Output) {
-        if self.bare {
-            return; // Whoever is told would count on what a crash would take away.
-        }
         self.progress_told.clone_from(&self.stored);
         self.progress_due = self.now + self.settings.config.heartbeat * PROGRESS_AGAIN;
-        self.send_body(to, false, self.how_far(), out);
+        // Whoever was told how far a bare one is would count on what a crash would take away.
+        let incarnation = self.settings.incarnation;
+        self.send_body(to, false, if self.bare { Body::HoldsNothing { incarnation } } else { self.how_far() }, out);
     }
 
     /// Tells one that is in an earlier epoch, but not at every message of its.

@@ -382,6 +382,8 @@ impl World<'_> {
             return;
         };
         match member.role {
+            // Until all know of it, an observer may still be promoted in the life that is over.
+            Role::Observer if !self.is_met(node, member.id) => {}
             Role::Promised { .. } => {}
             Role::Voter if member.incarnation != life.incarnation => {
                 let slot = self.schedule.wishes.len() + node;
@@ -399,6 +401,13 @@ impl World<'_> {
                 self.nodes[node].mending = false;
             }
         }
+    }
+
+    /// Whether all that run know in which life a node's disk is.
+    fn is_met(&self, node: usize, id: ReplicaId) -> bool {
+        let life = self.nodes[node].life.incarnation;
+        let mut others = self.nodes.iter().enumerate().filter(|&(other, _)| other != node).filter_map(|(_, node)| node.process.as_ref());
+        others.all(|process| process.replica.status().peers.iter().all(|(peer, status)| *peer != id || status.incarnation >= life))
     }
 
     /// A node has a configuration.

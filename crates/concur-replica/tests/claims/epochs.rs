@@ -114,6 +114,33 @@ fn a_newcomer_is_promoted_when_it_is_close_and_everybody_else_may_leave() {
     }
 }
 
+/// It would vote in a life of its disk that is over, that is, never; with state it is promoted in the life that it is in.
+#[test]
+fn an_observer_whose_disk_was_lost_is_not_promoted_for_what_it_held_before() {
+    for setup in setups(3) {
+        let mut pump = ready(setup);
+        let index = observer(&mut pump, "n4", false);
+        let id = ReplicaId(index as u8);
+        pump.until("all know that it is close", |pump| (0..3).all(|n| pump.replica(n).status().peers.iter().any(|peer| peer.0 == id)));
+        let now = configuration(&pump, 0);
+        pump.cut.extend((0..3).map(|from| (from, index)));
+        pump.lose_disk(index, now);
+        pump.run(ELECTION);
+        let promote = Change::Promote { id, incarnation: 0 };
+        for asked in 0..3 {
+            let refused = pump.change(asked, promote.clone());
+            assert!(matches!(refused, Outcome::Refused(ChangeError::Behind { .. })), "{refused:?}");
+        }
+        pump.cut.clear();
+        pump.until("it holds the state again", |pump| pump.replica(index).status().role == "observer");
+        pump.run(ELECTION);
+        let next = done(pump.change(0, promote));
+        assert!(next.may_vote(id, pump.replica(index).settings().incarnation));
+        pump.until("it votes", |pump| pump.replica(index).status().role == "voter");
+        pump.converge();
+    }
+}
+
 /// What a member promised in its votes stands in its log. State that is gone, or was put back from before, would have it begin to vote
 /// with nothing promised.
 #[test]

@@ -112,6 +112,7 @@ fn bodies_that_make_no_sense_do_nothing() {
             Body::Protocol(Bytes::new()),
             Body::Feed(feed),
             Body::FeedGone {},
+            Body::HoldsNothing { incarnation: 0 },
             Body::Barrier { id: ReadId { boot: BootCount(9), number: 9 }, frontier: None },
             chunk(state(&unknown)),
             chunk(state(&empty)),
