@@ -38,6 +38,7 @@ const EVERYWHERE: &[(&str, Option<Fault>)] = &[
     ("lost write refused at restart", Some(Fault::LostWrite)),
     ("misdirected write refused at restart", Some(Fault::MisdirectedWrite)),
     (SIZES_CHOSEN, None),
+    ("message waits for a restart", Some(Fault::Stale)),
     ("log checkpoint", None),
     ("state fetched", Some(Fault::PowerLoss)),
     ("state installed", Some(Fault::PowerLoss)),

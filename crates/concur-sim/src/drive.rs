@@ -413,10 +413,23 @@ impl World<'_> {
         self.nodes[node].shunned || self.nodes[other].shunned || later(node, other) || later(other, node)
     }
 
+    /// Whether a message to a node that is down is late by more than that: whoever starts again hears of what it began before.
+    fn waits_for_restart(&mut self) -> bool {
+        !self.healed && self.schedule.late && self.rng.chance(600_000)
+    }
+
     pub(crate) fn arrive(&mut self, node: usize, letter: Letter) -> Result<(), Violation> {
         let Letter { to, from, sender, life, bytes, stale } = letter;
         // Whoever came in again since has another number, and an old copy hears from nobody.
         if self.nodes[node].id != Some(to) || self.nodes[node].shunned || (!stale && self.links.is_cut(sender, node)) {
+            return Ok(());
+        }
+        if self.nodes[node].process.is_none() && self.waits_for_restart() {
+            let election = self.schedule.tuning.election.as_nanos() as u64;
+            let later = Duration::from_nanos(self.rng.between(1, 2 * election));
+            self.met.insert("message waits for a restart");
+            self.late_until = self.late_until.max(self.now + later);
+            self.after(later, Thing::Arrive { node, letter: Letter { to, from, sender, life, bytes, stale: true } });
             return Ok(());
         }
         if self.nodes[node].process.is_some() {

@@ -89,6 +89,8 @@ pub struct Schedule {
     pub named: bool,
     /// Whether whoever is about to pass from one epoch to the next, or gets or gives state, is likely to crash.
     pub harassed: bool,
+    /// Whether many messages to a node that is down arrive once it has started again.
+    pub late: bool,
     /// When everything is healed.
     pub healed: Duration,
 }
@@ -231,6 +233,7 @@ impl Schedule {
         let harassed = operated && apart.chance(400_000);
         let named = apart.chance(300_000);
         let sizes = draw_sizes(&mut Rng::new(seed ^ 0x5eed_512e_5000), &strategy, replicas);
+        let late = options.faults.contains(&Fault::Stale) && Rng::new(seed ^ 0x5eed_1a7e_3000).chance(400_000);
         Self {
             seed,
             strategy,
@@ -248,6 +251,7 @@ impl Schedule {
             operated,
             named,
             harassed,
+            late,
             healed,
         }
     }
@@ -501,6 +505,9 @@ impl fmt::Display for Schedule {
             writeln!(f, "  quorums of {prepare} in phase 1, {accept} in phase 2 and {fast} in a fast round")?;
         }
         writeln!(f, "  election {:?}, heartbeat {:?}, healed at {:?}", tuning.election, tuning.heartbeat, self.healed)?;
+        if self.late {
+            writeln!(f, "  messages wait for restarts")?;
+        }
         if tuning.session_ttl < SESSION_TTL {
             writeln!(f, "  sessions end after {:?}", tuning.session_ttl)?;
         }

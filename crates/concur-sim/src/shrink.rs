@@ -129,12 +129,13 @@ impl Shrinking {
     }
 
     fn surroundings(&mut self) {
-        let simpler: [fn(&mut Schedule); 6] = [
+        let simpler: [fn(&mut Schedule); 7] = [
             |schedule| schedule.network.loss_per_million = 0,
             |schedule| schedule.network.jitter = Duration::ZERO,
             |schedule| schedule.tuning.step_max = Duration::ZERO,
             |schedule| schedule.tuning.batches_in_flight_max = 1,
             |schedule| schedule.harassed = false,
+            |schedule| schedule.late = false,
             |schedule| schedule.tuning.absence_max = None,
         ];
         for simplify in simpler {

@@ -11,7 +11,7 @@ use crate::ledger::Violation;
 use crate::network::Links;
 use crate::node::Node;
 use crate::world::World;
-use concur_core::{Epoch, Phase, ReplicaId, ReplicaSet};
+use concur_core::{Epoch, Phase, ReplicaId, ReplicaSet, Time};
 use std::time::Duration;
 
 /// A leader with a majority. Nodes are named by their machines.
@@ -86,13 +86,17 @@ impl World<'_> {
 
     /// Nothing strikes but partitions, and nothing that struck before has left messages under way.
     fn is_calm(&self) -> bool {
-        let since = self.now.since(concur_core::Time(1_000_000_000));
+        let since = self.now.since(Time(1_000_000_000));
         let harmless = |episode: &Episode| match episode.fault {
             Fault::Split | Fault::OneWay | Fault::Bridge | Fault::Chain | Fault::Flap | Fault::ClientSplit | Fault::ClockJump => true,
             Fault::Delay | Fault::Stale => episode.start > since || episode.start + episode.lasts + LATE < since,
             _ => episode.start > since || self.healed || episode.start + episode.lasts < since,
         };
-        (self.healed || self.schedule.network.loss_per_million == 0)
+        // What such a message leads to is over a little later.
+        let settled = self.schedule.tuning.election * 2;
+        let none_late = self.late_until == Time(0) || self.now > self.late_until + settled;
+        none_late
+            && (self.healed || self.schedule.network.loss_per_million == 0)
             && self.schedule.episodes.iter().all(harmless)
             && self.voting_machines().all(|node| !node.paused && (node.damaged || node.process.is_some()))
     }

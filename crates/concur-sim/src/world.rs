@@ -85,6 +85,8 @@ pub(crate) struct World<'a> {
     pub(crate) met: BTreeSet<&'static str>,
     pub(crate) trace: Option<Trace>,
     pub(crate) healed: bool,
+    /// Messages that wait for restarts arrive until then.
+    pub(crate) late_until: Time,
     pub(crate) chase: Chase,
     /// Which machines are cut off by each episode of lost disks that is aimed.
     pub(crate) turns: BTreeMap<usize, ReplicaSet>,
@@ -210,6 +212,7 @@ impl<'a> World<'a> {
             met,
             trace: trace.then(Trace::default),
             healed: false,
+            late_until: Time(0),
             chase: Chase::default(),
             turns: BTreeMap::new(),
             steady: None,

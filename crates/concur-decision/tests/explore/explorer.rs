@@ -90,6 +90,19 @@ impl<P: Protocol> Case<P> {
         !explorer.cut_off
     }
 
+    /// Visits every state, of which there are as many as `docs/exhaustive-search.md` says.
+    pub(crate) fn ends(self, protocol: &str, name: &str) {
+        let mut explorer = Explorer::new(self, usize::MAX);
+        let start = explorer.start();
+        explorer.explore(&start);
+        let states = explorer.visited.len();
+        println!("{protocol}: {name}: {states} states, complete, {} commands seen decided", explorer.decided_commands);
+        assert!(explorer.decided_commands > 0);
+        let row = format!("| {protocol} | {name} | {states} |");
+        let told = include_str!("../../../../docs/exhaustive-search.md").lines().any(|line| line == row);
+        assert!(told, "docs/exhaustive-search.md should say: {row}");
+    }
+
     /// Follows so many schedules that are drawn at random.
     pub(crate) fn walk(self, name: &str, walks: usize) {
         let mut explorer = Explorer::new(self, 0);
