@@ -447,6 +447,9 @@ pub struct Traits {
     pub floor: Floor,
     /// Whether one replica at a time proposes.
     pub has_leader: bool,
+    /// Whether the ballot that it shows is promised for all instances at once: durable, and never falling. Otherwise instances have
+    /// ballots of their own, and the highest of those that are open is shown.
+    pub one_ballot: bool,
     /// What a write waits for at rest, as a closed form of the round trips.
     pub delay: Delay,
     /// Message delays until a client at a replica has its answer.

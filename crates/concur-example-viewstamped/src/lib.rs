@@ -43,7 +43,7 @@ mod log;
 mod messages;
 mod normal;
 mod read;
-mod recover;
+mod restart;
 mod transfer;
 mod view_change;
 
@@ -130,6 +130,7 @@ impl Protocol for Viewstamped {
         order: Ordering::Total,
         floor: Floor::Local,
         has_leader: true,
+        one_ballot: true,
         delay: Delay::Leader,
         delays: "2 at the primary, 4 elsewhere",
         quorums: "a majority changes the view and a majority appends; other sizes and weights where the two always share a voter",

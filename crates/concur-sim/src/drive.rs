@@ -13,7 +13,7 @@ use crate::schedule::Schedule;
 use crate::witness::Witness;
 use crate::world::{Letter, Thing, World};
 use bytes::Bytes;
-use concur_core::{BootCount, Config, Epoch, GroupId, Health, Ordering, ReplicaId, Rng, Strategy, Ticket, Time};
+use concur_core::{BootCount, Config, Epoch, GroupId, Health, Ordering, ReplicaId, Rng, Ticket, Time};
 use concur_kv::Ordering as Order;
 use concur_replica::{Event, Outgoing, Output, Recovered, Refused, Replica, Reply, Settings, Token};
 use concur_store::log::{Log, LogError, LogIdentity, LogOptions, SECTOR};
@@ -120,7 +120,7 @@ impl World<'_> {
         let (floor, node) = (self.nodes[index].ballot, &self.nodes[index]);
         let status = process.replica.status();
         let (epoch, ballot) = (status.configuration.epoch, status.protocol.ballot);
-        let votes = promises_for_all(&process.replica.settings().strategy) && status.role == "voter";
+        let votes = process.replica.settings().strategy.traits.one_ballot && status.role == "voter";
         let fell = epoch < floor.0 || (epoch == floor.0 && votes && ballot < floor.1);
         if node.shunned || !fell {
             return Ok(());
@@ -351,7 +351,7 @@ impl World<'_> {
         let Node { process, boot, .. } = &self.nodes[index];
         let process = process.as_ref().expect("only a running process leads");
         let Settings { strategy, config, .. } = process.replica.settings();
-        if !promises_for_all(strategy) {
+        if !strategy.traits.one_ballot {
             return Ok(None);
         }
         let (has_leader, epoch, protocol) = (strategy.traits.has_leader, config.epoch, process.replica.inspect());
@@ -539,7 +539,7 @@ impl World<'_> {
         if process.log.pending_bytes() == 0 && process.replica.role() == "voter" {
             let Settings { config, strategy, .. } = process.replica.settings();
             // Where there is no such ballot, only the epoch is looked at.
-            let ballot = if promises_for_all(strategy) { process.replica.inspect().ballot } else { 0 };
+            let ballot = if strategy.traits.one_ballot { process.replica.inspect().ballot } else { 0 };
             let (before, durable) = (node.ballot, (config.epoch, ballot));
             node.ballot = before.max(durable);
             if durable < before && !node.shunned {
@@ -756,12 +756,6 @@ impl Process {
     fn engine_waits(&self, was_idle: bool) -> bool {
         self.engine.len() > usize::from(!was_idle)
     }
-}
-
-/// Whether the ballot that a protocol shows is promised for all instances at once: durable, and never falling. Paxos, Mencius and
-/// EPaxos have ballots for each instance, and show the highest of those that are open.
-fn promises_for_all(strategy: &Strategy) -> bool {
-    strategy.traits.has_leader || strategy.traits.name == "fastpaxos"
 }
 
 /// Messages for people.

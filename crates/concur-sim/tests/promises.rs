@@ -98,6 +98,7 @@ impl Protocol for Hasty {
         order: Ordering::Total,
         floor: Floor::Local,
         has_leader: false,
+        one_ballot: false,
         delay: Delay::Turns,
         delays: "none",
         quorums: "none",

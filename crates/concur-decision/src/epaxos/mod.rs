@@ -187,6 +187,7 @@ impl Protocol for EPaxos {
         order: Ordering::Partial,
         floor: Floor::Local,
         has_leader: false,
+        one_ballot: false,
         delay: Delay::Fast,
         delays: "2, or 4 in a conflict: at any replica, and a third disk write before the fast answer",
         quorums: "fast: N−e voters (2 of 3, 3 of 5, 5 of 7); slow and recovery: a majority",

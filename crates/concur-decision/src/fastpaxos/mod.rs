@@ -64,7 +64,7 @@ mod pace;
 mod prepare;
 mod propose;
 mod read;
-mod recover;
+mod restart;
 
 pub use messages::{Message, Progress, Record, Reported, Timer};
 
@@ -143,6 +143,7 @@ impl Protocol for FastPaxos {
         order: Ordering::Total,
         floor: Floor::Local,
         has_leader: false,
+        one_ballot: true,
         delay: Delay::Fast,
         delays: "2, or 4 in a collision: at any replica, and more if several collide again; 2 at the coordinator and 4 elsewhere once it \
                  falls back to classic rounds",

@@ -165,6 +165,7 @@ impl Protocol for Mencius {
         order: Ordering::Total,
         floor: Floor::Local,
         has_leader: false,
+        one_ballot: false,
         delay: Delay::Turns,
         delays: "2, or the turns before: at worst the farthest round trip, until whoever owns the slots before has used or skipped them",
         quorums: "a majority votes; a majority is asked before slots of another are finished; other sizes where the two always meet",

@@ -52,8 +52,8 @@ mod messages;
 mod prepare;
 mod propose;
 mod read;
-mod recover;
 mod replicate;
+mod restart;
 
 pub use messages::{Message, Record, Report, Timer};
 
@@ -183,6 +183,7 @@ impl Protocol for MultiPaxos {
         order: Ordering::Total,
         floor: Floor::Local,
         has_leader: true,
+        one_ballot: true,
         delay: Delay::Leader,
         delays: "2 at the leader, 4 elsewhere",
         quorums: "a majority promises and a majority votes; other sizes and weights where every quorum that promises meets every one that votes",

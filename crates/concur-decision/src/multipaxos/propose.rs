@@ -1,6 +1,6 @@
 //! What a leader takes up, and how it proposes: its own vote is the first for each value.
 
-use super::{Given, Leader, Message, MultiPaxos, Record, Role, Timer, read::Reads, recover::RECORD_BYTES_MAX, replicate::Progress};
+use super::{Given, Leader, Message, MultiPaxos, Record, Role, Timer, read::Reads, replicate::Progress, restart::RECORD_BYTES_MAX};
 use concur_core::{Ballot, BatchId, Context, REPLICAS_MAX, Refusal, ReplicaSet, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -159,6 +159,7 @@ impl Protocol for Paxos {
         order: Ordering::Total,
         floor: Floor::Local,
         has_leader: false,
+        one_ballot: false,
         delay: Delay::TwoRounds,
         delays: "4: two round trips to a majority, at any replica",
         quorums: "a majority joins and a majority votes; other sizes and weights where a quorum of the one meets every one of the other",

@@ -32,8 +32,8 @@ mod log;
 mod messages;
 mod propose;
 mod read;
-mod recover;
 mod replicate;
+mod restart;
 
 use messages::TERM_MAX;
 pub use messages::{Entry, Message, Point, Record, Term, Timer};
@@ -139,6 +139,7 @@ impl Protocol for Raft {
         order: Ordering::Total,
         floor: Floor::Local,
         has_leader: true,
+        one_ballot: true,
         delay: Delay::Leader,
         delays: "2 at the leader, 4 elsewhere",
         quorums: "a majority elects and a majority appends; other sizes and weights where two elections always share a voter, and an \

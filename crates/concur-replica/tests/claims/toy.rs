@@ -83,6 +83,7 @@ impl Protocol for Toy {
         order: Ordering::Total,
         floor: Floor::Local,
         has_leader: false,
+        one_ballot: false,
         delay: Delay::Turns,
         delays: "0",
         quorums: "one voter",

@@ -1,4 +1,4 @@
-//! Starting from records, taking over installed state, and what has to be kept of what was persisted.
+//! Restart: starting from records, taking over installed state, and what has to be kept of what was persisted.
 
 use super::{
     Entry, Follower, Message, Point, Raft, Record, Role, STATE_FETCHED, Term,

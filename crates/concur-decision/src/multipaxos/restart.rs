@@ -1,4 +1,4 @@
-//! Starting from records, and what has to be kept of what was persisted.
+//! Restart: starting from records, and what has to be kept of what was persisted.
 
 use super::{
     Follower, MultiPaxos, Record, Role,

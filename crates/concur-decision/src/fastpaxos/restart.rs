@@ -1,4 +1,4 @@
-//! Starting from records, taking over installed state, what a checkpoint keeps, and forgetting.
+//! Restart: starting from records, taking over installed state, what a checkpoint keeps, and forgetting.
 
 use super::{
     FastPaxos, NUMBERS_MAX, RESTARTED, Record, Role, Timer,
