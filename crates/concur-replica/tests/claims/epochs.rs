@@ -114,6 +114,17 @@ fn a_newcomer_is_promoted_when_it_is_close_and_everybody_else_may_leave() {
     }
 }
 
+#[test]
+fn who_was_removed_forwards_what_it_is_asked() {
+    for setup in setups(3) {
+        let mut pump = ready(setup);
+        done(pump.change(1, Change::Remove { id: ReplicaId(0) }));
+        pump.until("it is removed", |pump| pump.replica(0).status().role == "removed");
+        let token = pump.command(0, None, &[5, 1]);
+        pump.ok(token);
+    }
+}
+
 /// It would vote in a life of its disk that is over, that is, never; with state it is promoted in the life that it is in.
 #[test]
 fn an_observer_whose_disk_was_lost_is_not_promoted_for_what_it_held_before() {
