@@ -4,7 +4,7 @@ use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{Output, Table};
 use concur_core::Strategy;
 use concur_sim::latency::{PUBLISHED, Topology};
-use concur_sim::literature::{EXCEPTIONS, Line, compare, printed, tolerance};
+use concur_sim::literature::{Line, compare, exceptions, printed, tolerance};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Duration;
@@ -84,8 +84,8 @@ fn text(name: &str, topology: &Topology, lines: &[Line]) -> String {
 
 /// What is to be said of cells that are further from what was printed than is tolerated.
 fn remarks(name: &str, topology: &Topology, lines: &[Line]) -> String {
-    let far = EXCEPTIONS.iter().filter(|far| far.topology == name && lines.iter().any(|line| line.strategy == far.strategy));
-    let remark = |far: &concur_sim::literature::Exception| {
+    let far = exceptions().into_iter().filter(|far| far.topology == name && lines.iter().any(|line| line.strategy == far.strategy));
+    let remark = |far: concur_sim::literature::Exception| {
         let which = if far.contended { "contended" } else { "alone" };
         format!("more than {} % from what is printed: {} at {}, {which}: {}\n", tolerance(topology), far.strategy, far.site, far.why)
     };
