@@ -348,10 +348,11 @@ impl World<'_> {
     /// Whether a node leads, in which epoch and at which ballot: nobody else must, nor must another run of it. Whoever coordinates
     /// is held to that too, and is no leader otherwise.
     fn leads(&mut self, index: usize) -> Result<Option<(Epoch, u64)>, Violation> {
-        let Node { process, boot, .. } = &self.nodes[index];
+        let Node { process, boot, shunned, .. } = &self.nodes[index];
         let process = process.as_ref().expect("only a running process leads");
         let Settings { strategy, config, .. } = process.replica.settings();
-        if !strategy.traits.one_ballot {
+        // An old copy may lead again what it led before: nobody hears of it.
+        if !strategy.traits.one_ballot || *shunned {
             return Ok(None);
         }
         let (has_leader, epoch, protocol) = (strategy.traits.has_leader, config.epoch, process.replica.inspect());

@@ -177,10 +177,10 @@ impl World<'_> {
 
     fn copy(&mut self, index: usize) {
         let node = &mut self.nodes[index];
-        // One that is a quorum by itself would go on deciding, whatever others think of it.
+        // One that is a quorum by itself would go on deciding or reading, whatever others think of it.
         let configuration = node.process.as_ref().map(|process| process.replica.status().configuration);
         let alone = ReplicaSet::one(node.id.unwrap_or_default());
-        if configuration.is_none_or(|configuration| self.roster.is_quorum(&configuration, alone)) {
+        if configuration.is_none_or(|configuration| self.roster.is_part_quorum(&configuration, alone)) {
             return;
         }
         let Some(process) = &mut node.process else { return };

@@ -94,6 +94,12 @@ impl Roster {
         quorums.is_quorum(Phase::Prepare, some) && quorums.is_quorum(Phase::Accept, some)
     }
 
+    /// Whether some of the voters are enough for any of it: to read or begin, or to decide what was begun.
+    pub(crate) fn is_part_quorum(&self, configuration: &Configuration, some: ReplicaSet) -> bool {
+        let quorums = configuration.quorums(&self.strategy(&configuration.strategy));
+        quorums.is_quorum(Phase::Prepare, some) || quorums.is_quorum(Phase::Accept, some)
+    }
+
     /// A change that would have brought this address in was refused.
     pub(crate) fn refuse(&mut self, address: &str) -> Result<(), Violation> {
         self.refused.insert(address.to_owned());
