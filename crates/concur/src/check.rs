@@ -177,9 +177,24 @@ fn quorums(system: &System, out: &mut Vec<Finding>) {
         let what = format!("two quorums to elect ({prepare} of {voters}) need not meet: {} and {}", names(system, a), names(system, b));
         let why = format!("{} takes a majority's vote for proof that nobody else was elected in the same term", traits.title);
         out.push(Finding::error("C020", "quorums.prepare", what, why, format!("make `prepare` at least {}", voters / 2 + 1)));
+    } else {
+        alone(&quorums, out);
     }
     let own = (system.decision_making.0.quorums)(quorums.voters);
     fast_quorum(system, &quorums, &own, out);
+}
+
+/// One of several is enough for a phase.
+fn alone(quorums: &QuorumSystem, out: &mut Vec<Finding>) {
+    let voters = quorums.voters.len();
+    for (name, phase, does) in [("accept", Phase::Accept, "decides"), ("prepare", Phase::Prepare, "answers strong reads")] {
+        if quorums.size(phase) == 1 && voters > 1 {
+            let what = format!("`{name}` is 1 of {voters}: each voter {does} alone");
+            let why = "whoever is given an old copy of its disk goes on alone until it meets another member; where one decides, what it \
+                       decided last is lost with its disk";
+            out.push(Finding::warning("C036", format!("quorums.{name}"), what, why, "use 2 or more, and never put back a copy of a disk"));
+        }
+    }
 }
 
 fn fast_quorum(system: &System, quorums: &QuorumSystem, own: &QuorumSystem, out: &mut Vec<Finding>) {

@@ -173,6 +173,13 @@ const EXPLANATIONS: &[Explanation] = &[
        without a leader, or another place for the leader, may meet the goal.",
     ),
     e(
+        "C036",
+        "one voter is enough",
+        "With `accept` 1 a write is acknowledged when one disk holds it, and with `prepare` 1 one voter alone says what was decided. \
+       Both are quorums as long as the other phase takes all the others. But a disk that is lost takes along what it alone held, and a member \
+       that is given an old copy of its disk needs nobody to go on from there: others refuse it, and that is found only when they meet.",
+    ),
+    e(
         "C040",
         "heartbeat at or above the election timeout",
         "Followers take over when they hear nothing for an election timeout. The \
