@@ -328,7 +328,7 @@ impl Configuration {
         let Some((prepare, accept, fast)) = self.counts else { return Ok(()) };
         let (quorums, voters) = (self.quorums(strategy), self.voters().len());
         let too_large = [Phase::Prepare, Phase::Accept].into_iter().any(|phase| quorums.size(phase) > voters);
-        // Who leads by a ballot that is nobody's own takes a quorum's promises for proof that nobody else does.
+        // All but Classic Paxos take a quorum's promises for proof that nobody else has one, as `validate` says too (C020).
         let others: &[Phase] = if strategy.traits.family == Family::Classic { &[Phase::Accept] } else { &[Phase::Prepare, Phase::Accept] };
         let apart = others.iter().find_map(|&phase| quorums.disjoint(Phase::Prepare, phase));
         let own = (strategy.quorums)(self.voters()).rule;
