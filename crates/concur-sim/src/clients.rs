@@ -139,9 +139,7 @@ impl Client {
         let doing = self.doing.as_ref()?;
         (doing.attempt == attempt && doing.opening.is_none() && !doing.operation.act.is_read()).then_some(doing.id)
     }
-}
 
-impl Client {
     /// The session in which this attempt asks for a command, and what was asked for in it so far; `None` if it is none of the
     /// operation under way.
     pub(crate) fn session_of(&self, attempt: u32) -> Option<(SessionId, impl Iterator<Item = OpId>)> {

@@ -81,26 +81,25 @@ impl<P: Protocol> Case<P> {
 
     /// Visits every state, or so many.
     pub(crate) fn check_within(self, name: &str, states_max: usize) -> bool {
+        !self.search(name, states_max).cut_off
+    }
+
+    /// Visits every state, of which there are as many as `docs/exhaustive-search.md` says.
+    pub(crate) fn ends(self, protocol: &str, name: &str) {
+        let states = self.search(&format!("{protocol}: {name}"), usize::MAX).visited.len();
+        let row = format!("| {protocol} | {name} | {states} |");
+        let told = include_str!("../../../../docs/exhaustive-search.md").lines().any(|line| line == row);
+        assert!(told, "docs/exhaustive-search.md should say: {row}");
+    }
+
+    fn search(self, name: &str, states_max: usize) -> Explorer<P> {
         let mut explorer = Explorer::new(self, states_max);
         let start = explorer.start();
         explorer.explore(&start);
         let end = if explorer.cut_off { "cut off" } else { "complete" };
         println!("{name}: {} states, {end}, {} commands seen decided", explorer.visited.len(), explorer.decided_commands);
         assert!(explorer.decided_commands > 0);
-        !explorer.cut_off
-    }
-
-    /// Visits every state, of which there are as many as `docs/exhaustive-search.md` says.
-    pub(crate) fn ends(self, protocol: &str, name: &str) {
-        let mut explorer = Explorer::new(self, usize::MAX);
-        let start = explorer.start();
-        explorer.explore(&start);
-        let states = explorer.visited.len();
-        println!("{protocol}: {name}: {states} states, complete, {} commands seen decided", explorer.decided_commands);
-        assert!(explorer.decided_commands > 0);
-        let row = format!("| {protocol} | {name} | {states} |");
-        let told = include_str!("../../../../docs/exhaustive-search.md").lines().any(|line| line == row);
-        assert!(told, "docs/exhaustive-search.md should say: {row}");
+        explorer
     }
 
     /// Follows so many schedules that are drawn at random.

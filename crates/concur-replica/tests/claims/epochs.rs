@@ -104,7 +104,6 @@ fn a_newcomer_is_promoted_when_it_is_close_and_everybody_else_may_leave() {
         let token = pump.command(1, None, &[5, 1]);
         pump.ok(token);
         pump.until("it is removed", |pump| pump.replica(0).status().role == "removed");
-        // Who was removed forwards what it is asked.
         let token = pump.strong(2, 5);
         assert_eq!(sum_of(&pump.ok(token).body), 2);
         done(pump.change(1, Change::Remove { id: ReplicaId(2) }));
