@@ -126,6 +126,25 @@ fn a_log_that_was_changed_is_refused_with_what_to_do() {
 }
 
 #[test]
+fn a_state_that_was_changed_is_refused_with_what_to_do() {
+    let scratch = Scratch::new("changed");
+    let mut alone = Alone::start(&scratch);
+    assert!(alone.run(&["put", "k", "a value that is looked for"]).status.success());
+    alone.process.signal(rustix::process::Signal::TERM);
+    assert!(alone.process.0.wait().unwrap().success());
+    let state = scratch.0.join("data/state.redb");
+    let mut bytes = std::fs::read(&state).unwrap();
+    // All copies of it: one that the tree does not hold any longer is of no consequence.
+    let value = b"a value that is looked for";
+    let places: Vec<usize> = (0..bytes.len() - value.len()).filter(|&at| bytes[at..].starts_with(value)).collect();
+    places.iter().for_each(|&at| bytes[at] ^= 1);
+    assert!(!places.is_empty());
+    std::fs::write(&state, bytes).unwrap();
+    let damaged = serve(&scratch.0, &free()).output().unwrap();
+    refused(&damaged, 1, &["damaged", "Move the data directory away"]);
+}
+
+#[test]
 fn listening_beyond_this_machine_needs_a_word() {
     let scratch = Scratch::new("beyond");
     let mut command = concur();

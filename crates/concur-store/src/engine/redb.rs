@@ -6,9 +6,11 @@
 //! and are dropped at opening.
 //!
 //! Commits that need not be durable stay in memory and in the page cache. Durable ones save the allocator's state and use two
-//! phases (`quick repair`): slower, but off the reply path, and a start after a crash then need not walk the whole file.
+//! phases (`quick repair`): slower, but off the reply path, and after a crash nothing has to be repaired. A start reads the whole file
+//! anyway, since the state goes into memory, and looks at the checksum of every page first.
 
 use std::collections::BTreeMap;
+use std::panic::catch_unwind;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
@@ -44,9 +46,10 @@ pub struct RedbEngine {
 struct Shared(RwLock<Database>);
 
 impl RedbEngine {
-    /// Opens the file, or creates it. Of memory it uses `cache_bytes`.
+    /// Opens the file, or creates it. Of memory it uses `cache_bytes`. Fails if anything in it is not as it was written.
     pub fn open(path: &Path, cache_bytes: usize) -> Result<RedbEngine, EngineError> {
-        let database = Builder::new().set_cache_size(cache_bytes).create(path).map_err(error("open"))?;
+        // Before the checksums of pages are looked at, what is damaged may make the library panic.
+        let database = catch_unwind(|| open_checked(path, cache_bytes)).unwrap_or_else(|_| Err(damaged("a page makes no sense")))?;
         let engine = RedbEngine { shared: Arc::new(Shared(RwLock::new(database))), installs: BTreeMap::new() };
         engine.prepare()?;
         Ok(engine)
@@ -205,6 +208,14 @@ impl EngineRead for Shared {
     }
 }
 
+/// Opens the file and reads all of it, against the checksums of its pages. Everything durable was committed in two phases, so that
+/// what is damaged is an error: no earlier commit takes its place.
+fn open_checked(path: &Path, cache_bytes: usize) -> Result<Database, EngineError> {
+    let mut database = Builder::new().set_cache_size(cache_bytes).create(path).map_err(error("open"))?;
+    database.check_integrity().map_err(error("open"))?;
+    Ok(database)
+}
+
 /// The name of a state's table.
 fn table(group: GroupId, generation: u64) -> String {
     format!("state-{:016x}-{generation:016x}", group.0)
@@ -230,9 +241,20 @@ fn put(transaction: &WriteTransaction, table: &str, bulk: &Bulk) -> Result<(), E
 fn error<E: Into<redb::Error>>(operation: &'static str) -> impl Fn(E) -> EngineError {
     move |source| {
         let source = source.into();
+        if let redb::Error::Corrupted(what) = &source {
+            return damaged(what);
+        }
         let full = matches!(&source, redb::Error::Io(error) if error.kind() == std::io::ErrorKind::StorageFull);
         EngineError { operation, full, message: source.to_string() }
     }
+}
+
+fn damaged(what: &str) -> EngineError {
+    let message = format!(
+        "it is damaged: {what}. Move the data directory away, replace the disk if it reports errors, and let the node join again with \
+         an empty directory: it is rebuilt from its peers"
+    );
+    EngineError { operation: "read what it holds", full: false, message }
 }
 
 fn newer(found: u64) -> EngineError {

@@ -251,3 +251,52 @@ fn the_queue_is_bounded_in_bytes_too() {
     assert!((1..=4).contains(&accepted), "{accepted} accepted");
     drop(_allow);
 }
+
+/// A byte that changed, a sector that was emptied, an end that is gone: noticed when the engine opens, or of no consequence.
+#[test]
+fn damage_is_refused_or_changes_nothing() {
+    let scratch = Scratch::new("engine-damage");
+    let (closed, left, hurt) = (scratch.path().join("state.redb"), scratch.path().join("left.redb"), scratch.path().join("hurt.redb"));
+    let expected = filled(&closed, &left);
+    let mut rng = concur_core::Rng::new(7);
+    for file in [closed, left] {
+        let sound = std::fs::read(&file).expect("reads");
+        let used: Vec<usize> = (0..sound.len()).filter(|&at| sound[at] != 0 || at < 4_096).collect();
+        for kind in ["flipped", "emptied", "cut"] {
+            let (mut refused, mut harmless) = (0, 0);
+            for _ in 0..60 {
+                let at = used[rng.below(used.len() as u64) as usize];
+                let mut bytes = sound.clone();
+                match kind {
+                    "flipped" => bytes[at] ^= 1 << rng.below(8),
+                    "emptied" => bytes[at / 512 * 512..][..512].fill(0),
+                    _ => bytes.truncate(at),
+                }
+                std::fs::write(&hurt, bytes).expect("writes");
+                let Ok(engine) = RedbEngine::open(&hurt, CACHE_BYTES) else {
+                    refused += 1;
+                    continue;
+                };
+                let reader = engine.reader();
+                assert_eq!([shown(&*reader, G), shown(&*reader, H)], expected, "{kind} at {at} of {}", file.display());
+                harmless += 1;
+            }
+            assert!(refused > 0, "{kind}, {}: {harmless} harmless", file.display());
+        }
+    }
+}
+
+/// Makes two files, one that was closed and one as a crash leaves it, and answers what both hold.
+fn filled(closed: &std::path::Path, left: &std::path::Path) -> [String; 2] {
+    let mut engine = RedbEngine::open(closed, CACHE_BYTES).expect("opens");
+    let long = "v".repeat(6_000);
+    for round in 0..40 {
+        let entries: Vec<(String, String)> = (0..50).map(|i| (format!("key {}", round * 50 + i), format!("value {round} {i}"))).collect();
+        let mut entries: Vec<_> = entries.iter().map(|(key, value)| (key.as_str(), Some(value.as_str()))).collect();
+        entries.push(("long", Some(&long)));
+        engine.apply(&[write(G, &entries, &format!("m{round}"))], round % 4 == 3).expect("applies");
+    }
+    engine.apply(&[write(H, &[("a", Some("1"))], "m1")], true).expect("applies");
+    std::fs::copy(closed, left).expect("copies");
+    [shown(&*engine.reader(), G), shown(&*engine.reader(), H)]
+}
