@@ -35,6 +35,8 @@ const EVERYWHERE: &[(&str, Option<Fault>)] = &[
     ("log full", Some(Fault::FullDisk)),
     ("write refused: disk full", Some(Fault::FullDisk)),
     ("damage refused at restart", Some(Fault::FlippedByte)),
+    ("damaged state refused at restart", Some(Fault::FlippedState)),
+    ("message of another version refused", Some(Fault::MixedVersions)),
     ("lost write refused at restart", Some(Fault::LostWrite)),
     ("misdirected write refused at restart", Some(Fault::MisdirectedWrite)),
     (SIZES_CHOSEN, None),

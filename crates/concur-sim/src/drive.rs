@@ -34,6 +34,10 @@ impl World<'_> {
         let origin = Time(self.rng.below(1 << 40));
         let node = &mut self.nodes[index];
         let Some(mut disk) = node.disk.take() else { return Ok(()) };
+        if node.flipped == Some(Fault::FlippedState) {
+            // The engine looks at the checksums of all that it holds when it opens; that it finds what changed is its own examination.
+            return self.refuse_disk(index, "the state is damaged");
+        }
         node.keep_honest(&mut disk);
         node.boot += 1;
         node.life.run += 1;
@@ -130,13 +134,14 @@ impl World<'_> {
 
     fn refuse_disk(&mut self, index: usize, why: &str) -> Result<(), Violation> {
         let node = &self.nodes[index];
-        if !(node.flipped || node.lie.is_some()) {
+        if !(node.flipped.is_some() || node.lie.is_some()) {
             return Err(Violation::new("damage", format!("r{index} refuses a disk that nobody hurt: {why}")));
         }
-        self.met.insert(match node.lie.map(|lie| lie.fault) {
+        self.met.insert(match node.flipped.or(node.lie.map(|lie| lie.fault)) {
             Some(Fault::LostWrite) => "lost write refused at restart",
-            Some(_) => "misdirected write refused at restart",
-            None => "damage refused at restart",
+            Some(Fault::MisdirectedWrite) => "misdirected write refused at restart",
+            Some(Fault::FlippedState) => "damaged state refused at restart",
+            _ => "damage refused at restart",
         });
         self.nodes[index].damaged = true;
         self.note_world(index, || format!("refuses to start: {why}"));
@@ -311,11 +316,16 @@ impl World<'_> {
         let process = self.nodes[index].process.as_ref().expect("only a running process steps");
         process.replica.machine().take_notes(&mut self.notes);
         let mut notes = std::mem::take(&mut self.notes);
-        let applied = notes.applied.drain(..).try_for_each(|applied| self.ledger.applied(me, applied));
+        let applied = notes.applied.drain(..).try_for_each(|mut applied| {
+            let changes = std::mem::take(&mut applied.changes);
+            self.ledger.applied(me, applied)?;
+            self.changed(index, &changes)
+        });
         notes.looked.drain(..).for_each(|looked| self.ledger.looked(looked));
         self.notes = notes;
         led.into_iter().for_each(|(epoch, ballot)| self.chase_leader(index, epoch, ballot));
         applied?;
+        self.serve_watcher(index)?;
         if let Some(configuration) = out.configuration.take() {
             self.configured(index, &configuration)?;
         }
@@ -391,7 +401,8 @@ impl World<'_> {
             return;
         }
         let fate = self.links.send(&self.schedule.network, from, to, &mut self.rng);
-        let letter = Letter { to: outgoing.to, from: me, sender: from, life, bytes: outgoing.bytes, stale: false };
+        let foreign = self.nodes[from].foreign;
+        let letter = Letter { to: outgoing.to, from: me, sender: from, life, foreign, bytes: outgoing.bytes, stale: false };
         if let Some(delay) = fate.second {
             let letter = Letter { stale: fate.stale, ..letter.clone() };
             self.after(delay, Thing::Arrive { node: to, letter });
@@ -420,7 +431,7 @@ impl World<'_> {
     }
 
     pub(crate) fn arrive(&mut self, node: usize, letter: Letter) -> Result<(), Violation> {
-        let Letter { to, from, sender, life, bytes, stale } = letter;
+        let Letter { to, from, sender, life, foreign, bytes, stale } = letter;
         // Whoever came in again since has another number, and an old copy hears from nobody.
         if self.nodes[node].id != Some(to) || self.nodes[node].shunned || (!stale && self.links.is_cut(sender, node)) {
             return Ok(());
@@ -430,12 +441,30 @@ impl World<'_> {
             let later = Duration::from_nanos(self.rng.between(1, 2 * election));
             self.met.insert("message waits for a restart");
             self.late_until = self.late_until.max(self.now + later);
-            self.after(later, Thing::Arrive { node, letter: Letter { to, from, sender, life, bytes, stale: true } });
+            self.after(later, Thing::Arrive { node, letter: Letter { to, from, sender, life, foreign, bytes, stale: true } });
             return Ok(());
+        }
+        if foreign != self.nodes[node].foreign {
+            return self.arrive_unread(node, from, &bytes);
         }
         if self.nodes[node].process.is_some() {
             let met: &mut Life = self.nodes[node].met.entry(from).or_default();
             *met = life.max(*met);
+        }
+        self.trace_arrival(node, from, &bytes);
+        self.offer(node, Event::Message { from, bytes })
+    }
+
+    /// A message arrives that a program of another version wrote: real connections are refused before one is sent, and should one
+    /// come through all the same, it is not read.
+    fn arrive_unread(&mut self, node: usize, from: ReplicaId, bytes: &Bytes) -> Result<(), Violation> {
+        self.met.insert("message of another version refused");
+        let mut bytes = bytes.to_vec();
+        // The version comes first.
+        bytes[0] ^= 0x80;
+        let bytes = Bytes::from(bytes);
+        if concur_network::Envelope::decode(&bytes).is_ok() {
+            return Err(Violation::new("version", format!("r{node} reads a message of another version from {from}: {bytes:?}")));
         }
         self.trace_arrival(node, from, &bytes);
         self.offer(node, Event::Message { from, bytes })

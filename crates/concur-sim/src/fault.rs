@@ -90,6 +90,8 @@ faults! {
     MisdirectedWrite = "misdirected-write" in "disk",
     /// A byte of what is durable changes while the node is down: it must refuse to vote, or lose nothing.
     FlippedByte = "flipped-byte" in "disk",
+    /// A byte of what the embedded engine holds changes while the node is down: it must refuse to start.
+    FlippedState = "flipped-state" in "disk",
     /// The embedded engine takes long to write, so that the log grows.
     SlowEngine = "slow-engine" in "disk",
     /// Everyone is told, again and again, that living peers are gone.
@@ -98,6 +100,8 @@ faults! {
     ClockJump = "clock-jump" in "hints",
     /// Monotonic clocks run apart, by up to a tenth.
     Drift = "drift" in "hints",
+    /// Some nodes are started with a program of another version, and later with this one again: the two do not read each other.
+    MixedVersions = "mixed-versions" in "versions",
     /// Members are added, removed, replaced, promoted, rebuilt, weighed and moved, and made to lead.
     Change = "change" in "epochs",
     /// The group goes over to another strategy, and back.
@@ -132,6 +136,16 @@ impl Fault {
     /// Whether it is about who is in.
     pub fn is_of_epochs(self) -> bool {
         self.group() == "epochs"
+    }
+
+    /// Whether it came later to the list, and is drawn apart: without it, a seed is what it would be if there were no such thing.
+    pub(crate) fn is_apart(self) -> bool {
+        self.is_of_epochs() || self.is_lie() || matches!(self, Fault::FlippedState | Fault::MixedVersions)
+    }
+
+    /// Whether a byte changes on a disk while its node is down.
+    pub(crate) fn is_flip(self) -> bool {
+        matches!(self, Fault::FlippedByte | Fault::FlippedState)
     }
 
     /// Whether a disk says that it wrote what it did not.

@@ -8,6 +8,7 @@ use crate::requests::OpId;
 use crate::witness::{Applied, Chain, ChainId, Looked};
 use bytes::Bytes;
 use concur_core::{BatchId, Epoch, Instance, ReplicaId, Wire};
+use concur_kv::Revision;
 use concur_peers::Configuration;
 use std::collections::BTreeMap;
 
@@ -64,6 +65,8 @@ pub(crate) struct Ledger {
     /// The seal that each epoch ended with.
     sealed: BTreeMap<Epoch, (Instance, BatchId)>,
     leaders: BTreeMap<Lead, Run>,
+    /// What each revision changed, where all are in one order.
+    revisions: BTreeMap<Revision, u64>,
 }
 
 impl Ledger {
@@ -135,6 +138,26 @@ impl Ledger {
             return Err(Violation::new("order", format!("{replica} executed a command that is new to some of its chains only")));
         }
         self.first(replica, applied)
+    }
+
+    /// A replica says what revisions changed.
+    pub(crate) fn changed(&mut self, replica: ReplicaId, changes: &[(Revision, u64)]) -> Result<(), Violation> {
+        for &(revision, hash) in changes {
+            if *self.revisions.entry(revision).or_insert(hash) != hash {
+                return Err(Violation::new("watch", format!("revision {revision} changed something else at {replica} than elsewhere")));
+            }
+        }
+        Ok(())
+    }
+
+    /// What a revision changed, if it was executed.
+    pub(crate) fn revision(&self, revision: Revision) -> Option<u64> {
+        self.revisions.get(&revision).copied()
+    }
+
+    /// The last revision that was executed anywhere.
+    pub(crate) fn last_revision(&self) -> Option<Revision> {
+        self.revisions.last_key_value().map(|(&revision, _)| revision)
     }
 
     fn first(&mut self, replica: ReplicaId, applied: Applied) -> Result<(), Violation> {

@@ -4,8 +4,9 @@
 //! least three kinds of [`Fault`] that strike while they work; [`run`] lets it happen in virtual time, drives each
 //! [`concur_replica::Replica`] as the real node does, over the real log's codec on a disk in memory, and holds it to every promise:
 //! agreement, one order of what interferes, nothing acknowledged lost, exactly once, linearizability, what was durable never
-//! falling back, one leader a term, bounded queues, refusing rather than lying, and progress once everything is healed. Who is in
-//! and by which strategy they decide changes while all that happens: an operator has wishes of its own ([`Wish`]).
+//! falling back, one leader a term, bounded queues, refusing rather than lying, watches without gap, duplicate or reordering, and
+//! progress once everything is healed. Who is in and by which strategy they decide changes while all that happens: an operator has
+//! wishes of its own ([`Wish`]).
 //! [`sweep`](sweep()) runs many seeds on all cores and tells what they covered; [`shrink`](shrink()) makes a run that fails small;
 //! [`latency`] measures commit latencies that must equal closed forms; [`check_strategy!`] makes of all this, and of small worlds of
 //! a protocol's cores alone, an [`examination`] that any crate can have its protocol sit.
@@ -13,8 +14,9 @@
 //! The same seed gives the same bytes on any machine: nothing here iterates a hash map, reads a clock or shares anything between
 //! runs.
 //!
-//! Not here: sockets, real time, and what only the real engine does (its commits are atomic here and take time). The contents of
-//! the engine are never damaged.
+//! Not here: sockets, real time, and what only the real engine does (its commits are atomic here and take time). That it finds what
+//! is damaged when it opens is taken for granted here, and examined where the engine is. Of another version there is none yet: a
+//! program of one is a node that reads nothing of this version, and of which this one reads nothing.
 
 mod chase;
 mod check;
@@ -45,6 +47,7 @@ mod steady;
 mod sweep;
 mod trace;
 mod trouble;
+mod watching;
 mod witness;
 mod world;
 

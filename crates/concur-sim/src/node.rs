@@ -41,8 +41,10 @@ pub(crate) struct Node {
     pub(crate) copy: Option<Box<Copied>>,
     /// It refused its disk and stays down.
     pub(crate) damaged: bool,
-    /// Its disk was hurt.
-    pub(crate) flipped: bool,
+    /// A byte of its disk was changed, of the log or of the state.
+    pub(crate) flipped: Option<Fault>,
+    /// It runs, or is going to, a program of another version than the group began with.
+    pub(crate) foreign: bool,
     /// Its disk lied about a write, or is about to.
     pub(crate) lie: Option<Lie>,
     pub(crate) paused: bool,
@@ -178,7 +180,8 @@ impl Node {
             image: BTreeMap::new(),
             boot: 0,
             damaged: false,
-            flipped: false,
+            flipped: None,
+            foreign: false,
             lie: None,
             paused: false,
             clock: Clock::default(),
@@ -197,7 +200,7 @@ impl Node {
 
     /// Whether something was lost of what it promised: it must not vote as it is.
     pub(crate) fn is_hurt(&self) -> bool {
-        self.flipped || self.lie.is_some() || self.damaged || self.mending || self.shunned
+        self.flipped.is_some() || self.lie.is_some() || self.damaged || self.mending || self.shunned
     }
 
     /// Before it starts: what it lied about last, and no later write attests, the disk has told the truth about. A fault that was
@@ -216,7 +219,7 @@ impl Node {
         self.image.clear();
         self.met.clear();
         self.life = Life { incarnation, run: 0 };
-        (self.joins, self.damaged, self.flipped, self.shunned, self.disk_full) = (true, false, false, false, false);
+        (self.joins, self.damaged, self.flipped, self.shunned, self.disk_full) = (true, false, None, false, false);
         (self.ballot, self.attested, self.synced, self.lie) = ((Epoch(0), 0), 0, 0, None);
         (self.entered, self.crash_at, self.copy) = (Epoch(0), None, None);
     }

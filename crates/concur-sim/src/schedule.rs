@@ -214,14 +214,15 @@ impl Schedule {
         let healed = tuning.election * rng.between(5, 9) as u32 + Duration::from_millis(500);
         // What concerns epochs is drawn apart: without it, a seed is what it would be if there were no such thing.
         let (of_epochs, others): (Vec<Fault>, Vec<Fault>) = options.faults.iter().partition(|fault| fault.is_of_epochs());
+        let (later, others): (Vec<Fault>, Vec<Fault>) = others.into_iter().partition(|fault| fault.is_apart());
         let mut apart = Rng::new(seed ^ 0x5eed_e70c_0000);
         let mut plan = Plan::draw(&mut apart, &of_epochs, replicas, healed);
         let healed = plan.prolong(healed);
-        // So is what else came later to the list.
-        let (lies, others): (Vec<Fault>, Vec<Fault>) = others.into_iter().partition(|fault| fault.is_lie());
         let mut episodes = draw_episodes(&mut rng, &others, replicas, healed);
         draw_losses(&mut apart, &mut episodes, &of_epochs, replicas, healed);
-        draw_lies(&mut Rng::new(seed ^ 0x5eed_11e5_0000), &mut episodes, &lies, replicas, healed);
+        let (lies, later): (Vec<Fault>, Vec<Fault>) = later.into_iter().partition(|fault| fault.is_lie());
+        draw_apart(&mut Rng::new(seed ^ 0x5eed_11e5_0000), &mut episodes, (&lies, 120_000), replicas, healed);
+        draw_apart(&mut Rng::new(seed ^ 0x5eed_5a7e_4000), &mut episodes, (&later, 30_000), replicas, healed);
         let healed = prolong_chase(&mut episodes, healed);
         let clients = draw_clients(&mut rng, &tuning, replicas, keys, healed);
         network.extend(&mut apart, replicas + plan.spares, wide);
@@ -305,8 +306,9 @@ impl Tuning {
     fn draw_for_epochs(&mut self, rng: &mut Rng, episodes: &[Episode]) {
         self.feed_bytes_max = [512, 4_096, 65_536, 1 << 20][rng.below(4) as usize];
         self.close_instances_max = [16, 256, 1_024][rng.below(3) as usize];
-        let loses =
-            |episode: &Episode| matches!(episode.fault, Fault::LostDisk | Fault::OldCopy | Fault::FlippedByte) || episode.fault.is_lie();
+        let loses = |episode: &Episode| {
+            matches!(episode.fault, Fault::LostDisk | Fault::OldCopy) || episode.fault.is_flip() || episode.fault.is_lie()
+        };
         let absence = self.election * rng.between(4, 10) as u32;
         let gives_up = rng.chance(300_000) && !episodes.iter().any(loses);
         self.absence_max = Some(if gives_up { absence } else { Duration::MAX });
@@ -446,10 +448,10 @@ fn draw_losses(rng: &mut Rng, episodes: &mut Vec<Episode>, faults: &[Fault], rep
     episodes.sort_by_key(|episode| episode.start);
 }
 
-/// Disks that lie about a write, at most one of each kind in a run.
-fn draw_lies(rng: &mut Rng, episodes: &mut Vec<Episode>, faults: &[Fault], replicas: usize, healed: Duration) {
+/// What is rare, at most one of each kind in a run, so many times in a million.
+fn draw_apart(rng: &mut Rng, episodes: &mut Vec<Episode>, (faults, odds): (&[Fault], u32), replicas: usize, healed: Duration) {
     for &fault in faults {
-        if rng.chance(120_000) {
+        if rng.chance(odds) {
             episodes.push(draw_episode(rng, fault, replicas, healed));
         }
     }
@@ -472,7 +474,8 @@ fn draw_episode(rng: &mut Rng, fault: Fault, replicas: usize, healed: Duration) 
     let some = if some.is_empty() || some.len() == replicas { one } else { some };
     let nodes = match fault {
         Fault::PowerLossAll => ReplicaSet::first(replicas),
-        Fault::Split | Fault::OneWay | Fault::Flap | Fault::ClientSplit | Fault::PowerLossSome | Fault::Suspicion => some,
+        Fault::Split | Fault::OneWay | Fault::Flap | Fault::ClientSplit | Fault::PowerLossSome => some,
+        Fault::Suspicion | Fault::MixedVersions => some,
         Fault::Loss | Fault::Duplicate | Fault::Reorder | Fault::Delay | Fault::Stale | Fault::ClockJump | Fault::Drift => {
             if rng.chance(500_000) { ReplicaSet::first(replicas) } else { some }
         }

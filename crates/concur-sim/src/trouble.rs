@@ -74,6 +74,11 @@ impl World<'_> {
                 self.cut_power(node, end);
                 self.flip(node);
             }
+            Fault::FlippedState => {
+                self.cut_power(node, end);
+                self.flip_state(node);
+            }
+            Fault::MixedVersions => self.change_program(node, true),
             Fault::CrashAtWrite => self.nodes[node].crash_at = Some((Point::Written, end)),
             Fault::CrashAtSync => self.nodes[node].crash_at = Some((Point::Synced, end)),
             Fault::Pause => self.nodes[node].paused = true,
@@ -188,7 +193,8 @@ impl World<'_> {
                 return self.restart(node);
             }
             Fault::LostWrite | Fault::MisdirectedWrite => self.find_lie(node, Duration::from_millis(20)),
-            Fault::Kill | Fault::Stop | Fault::FlippedByte | Fault::CrashLoop => return self.restart(node),
+            Fault::MixedVersions => self.change_program(node, false),
+            Fault::Kill | Fault::Stop | Fault::FlippedByte | Fault::FlippedState | Fault::CrashLoop => return self.restart(node),
             Fault::PowerLoss | Fault::PowerLossSome | Fault::PowerLossAll => return self.restart(node),
             _ => {}
         }
@@ -211,6 +217,9 @@ impl World<'_> {
             self.refill(index);
             if self.nodes[index].paused {
                 self.resume(index);
+            }
+            if self.nodes[index].foreign {
+                self.change_program(index, false);
             }
             self.find_lie(index, self.schedule.tuning.election);
             self.set_wake(index);
@@ -369,11 +378,34 @@ impl World<'_> {
         self.at(up_again, Thing::Restart { node });
     }
 
+    /// A node is stopped, and started again with a program of another version, or of the first.
+    fn change_program(&mut self, node: usize, foreign: bool) {
+        let up_again = self.now + Duration::from_micros(self.rng.between(1_000, 50_000));
+        self.kill(node, up_again);
+        self.nodes[node].foreign = foreign;
+        self.at(up_again, Thing::Restart { node });
+    }
+
+    /// Changes a byte of what the engine holds, as long as enough others are left.
+    fn flip_state(&mut self, index: usize) {
+        let entries = self.nodes[index].image.len() as u64;
+        if !self.may_hurt(index) || entries == 0 || self.nodes[index].is_hurt() {
+            return;
+        }
+        let place = self.rng.below(entries) as usize;
+        let Some((_, value)) = self.nodes[index].image.iter_mut().nth(place).filter(|(_, value)| !value.is_empty()) else { return };
+        let mut bytes = value.to_vec();
+        bytes[self.rng.below(value.len() as u64) as usize] ^= 1 << self.rng.below(8);
+        *value = bytes.into();
+        self.nodes[index].flipped = Some(Fault::FlippedState);
+        self.met.insert("byte of the state flipped");
+    }
+
     /// Changes a byte of the log that is durable, and that something durable behind it attests: the log must notice. As long as
     /// enough others are left.
     fn flip(&mut self, index: usize) {
         let (attested, segment_bytes) = (self.nodes[index].attested, self.schedule.tuning.segment_bytes);
-        if !self.may_hurt(index) || attested == 0 || self.nodes[index].lie.is_some() {
+        if !self.may_hurt(index) || attested == 0 || self.nodes[index].lie.is_some() || self.nodes[index].flipped.is_some() {
             return;
         }
         let Some(disk) = &mut self.nodes[index].disk else { return };
@@ -390,7 +422,7 @@ impl World<'_> {
             let readable = disk.read(segment, offset - within, &mut block).is_ok();
             if readable && block[within as usize] != 0 {
                 disk.flip(segment, offset, 1 << self.rng.below(8));
-                self.nodes[index].flipped = true;
+                self.nodes[index].flipped = Some(Fault::FlippedByte);
                 self.met.insert("byte flipped");
                 return;
             }

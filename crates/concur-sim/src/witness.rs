@@ -8,7 +8,7 @@
 
 use bytes::Bytes;
 use concur_core::{At, Change, Corrupt, Footprint, StateMachine, Wire};
-use concur_kv::{Config, Kv, Ordering};
+use concur_kv::{Config, Kv, Ordering, Record, Revision};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
@@ -30,6 +30,8 @@ pub(crate) struct Applied {
     pub(crate) body: Bytes,
     pub(crate) reply: Bytes,
     pub(crate) time_ms: u64,
+    /// What each revision changed, as a hash.
+    pub(crate) changes: Vec<(Revision, u64)>,
 }
 
 /// One query that was answered, and how far each chain had come.
@@ -82,6 +84,11 @@ pub(crate) fn mix_u64(hash: u64, number: u64) -> u64 {
     (product as u64 ^ (product >> 64) as u64).rotate_left(23) ^ number.wrapping_mul(0xd6e8_feb8_6659_fd93)
 }
 
+/// A hash over what a revision changed.
+pub(crate) fn hash_of(records: &[Record]) -> u64 {
+    records.iter().fold(0, |hash, record| mix(hash, record.as_ref()))
+}
+
 impl Witness {
     pub(crate) fn new(ordering: Ordering, keys: u8) -> Self {
         let kv = Kv::new(Config { ordering, ..Config::default() });
@@ -93,6 +100,11 @@ impl Witness {
         let mut notes = self.notes.borrow_mut();
         into.applied.append(&mut notes.applied);
         into.looked.append(&mut notes.looked);
+    }
+
+    /// The store.
+    pub(crate) fn kv(&self) -> &Kv {
+        &self.kv
     }
 
     /// How far the chains have come.
@@ -134,7 +146,10 @@ impl StateMachine for Witness {
         let reply = self.kv.apply(command, at);
         let touched = self.touched(command);
         let chains = touched.into_iter().map(|id| (id, self.extend(id, command, &reply))).collect();
-        self.notes.borrow_mut().applied.push(Applied { chains, body: command.clone(), reply: reply.clone(), time_ms: at.time_ms });
+        let changes = self.kv.applied().chunk_by(|a, b| a.revision() == b.revision());
+        let changes = changes.map(|records| (records[0].revision(), hash_of(records))).collect();
+        let applied = Applied { chains, body: command.clone(), reply: reply.clone(), time_ms: at.time_ms, changes };
+        self.notes.borrow_mut().applied.push(applied);
         reply
     }
 

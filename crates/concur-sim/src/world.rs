@@ -22,6 +22,7 @@ use crate::schedule::Schedule;
 use crate::steady::Steady;
 use crate::trace::Trace;
 use crate::trouble::Struck;
+use crate::watching::Watcher;
 use crate::witness::{Notes, mix, mix_u64};
 use bytes::Bytes;
 use concur_core::{BatchId, Health, ReplicaId, ReplicaSet, Rng, Time};
@@ -82,6 +83,7 @@ pub(crate) struct World<'a> {
     pub(crate) struck: Vec<Option<Struck>>,
     pub(crate) clients: Vec<Client>,
     pub(crate) ledger: Ledger,
+    pub(crate) watcher: Watcher,
     pub(crate) met: BTreeSet<&'static str>,
     pub(crate) trace: Option<Trace>,
     pub(crate) healed: bool,
@@ -180,6 +182,8 @@ pub(crate) struct Letter {
     /// The machine that sent it, and in which life.
     pub(crate) sender: usize,
     pub(crate) life: Life,
+    /// Its program was of another version.
+    pub(crate) foreign: bool,
     pub(crate) bytes: Bytes,
     /// It arrives whatever the link does.
     pub(crate) stale: bool,
@@ -209,6 +213,7 @@ impl<'a> World<'a> {
             struck: schedule.episodes.iter().map(|_| None).collect(),
             clients,
             ledger: Ledger::default(),
+            watcher: Watcher::new(),
             met,
             trace: trace.then(Trace::default),
             healed: false,
@@ -431,6 +436,7 @@ impl<'a> World<'a> {
         if self.converged() {
             self.done = true;
             self.check_logs()?;
+            self.hear_the_rest()?;
             return self.compare_states();
         }
         // Whoever came in by the last change has as long.
