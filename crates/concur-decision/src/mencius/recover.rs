@@ -306,12 +306,13 @@ impl Mencius {
     }
 
     /// A voter refuses an own proposal, since it has joined a revoker's ballot, and up to the end of the span no other will have its
-    /// vote. If so many do that nothing can be decided at ballot zero, those slots are given up, though the revoker has not asked
-    /// here, and may never: or each of them would cost its proposal an election timeout.
+    /// vote. If so many do, or are gone, that nothing can be decided at ballot zero, those slots are given up, though the revoker has
+    /// not asked here, and may never: or each of them would cost its proposal an election timeout.
     fn go_on_behind(&mut self, from: ReplicaId, span: Span, ballot: Ballot, cx: &mut Context<Self>) {
+        let gone: ReplicaSet = cx.config.others().iter().filter(|&id| self.is_suspected(id, cx)).collect();
         let Some(lead) = self.leads.get_mut(&span.from) else { return };
         lead.refused.insert(from);
-        let possible = cx.config.quorums.is_quorum(Phase::Accept, cx.config.voters().minus(lead.refused));
+        let possible = cx.config.quorums.is_quorum(Phase::Accept, cx.config.voters().minus(lead.refused).minus(gone));
         let ahead = Span { from: self.next.max(span.from), end: span.end.min(self.reach()) };
         if !possible && ahead.from < ahead.end {
             self.join(self.me, ahead, ballot, cx);

@@ -343,6 +343,23 @@ fn an_owner_that_was_revoked_ahead_and_not_asked_goes_on_behind_at_once() {
     assert_eq!((world.values().len(), world.noted("own slots finished by phase 1")), (9, 1), "ballot zero is used again");
 }
 
+/// The third voter could still vote at ballot zero, if it were there: it does not count.
+#[test]
+fn an_owner_goes_on_behind_if_whoever_has_not_refused_is_gone() {
+    let mut world = World::new(Setup::of(3));
+    let prepare = Message::Prepare { owner: r(0), span: Span { from: 0, end: 300 }, ballot: Ballot { round: 1, owner: r(2) } };
+    world.input(1, Input::Receive { from: r(2), message: prepare });
+    world.wires.clear();
+    world.crash(2, 0);
+    for number in 1..=9 {
+        world.submit(0, number);
+        world.run(1_500);
+    }
+    assert_eq!(world.values().len(), 9);
+    let finished = world.noted("own slots finished by phase 1");
+    assert!(finished <= 2, "each of {finished} rounds costs a timeout");
+}
+
 /// Refusals speak of one ballot, and of all slots that are joined from there on, whatever their ballots.
 #[test]
 fn an_owner_that_is_refused_keeps_what_it_has_promised_further_on() {
