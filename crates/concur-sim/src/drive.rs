@@ -489,7 +489,15 @@ impl World<'_> {
         let from = process.log.written().0;
         // A write of one sector cannot tear: most of these power losses wait for a longer one.
         let strikes = process.log.pending_bytes() > SECTOR || self.rng.chance(150_000);
-        match process.log.write() {
+        let written = process.log.write();
+        // It may have lied about a part of it, and fail in the next.
+        if let Some(Lie { fault, from: told @ None }) = &mut node.lie
+            && process.log.disk().has_lied()
+        {
+            *told = Some(from);
+            self.met.insert(fault.name());
+        }
+        match written {
             Ok(_) => {}
             Err(LogError::Full { .. }) => {
                 self.met.insert("log full");
@@ -502,12 +510,6 @@ impl World<'_> {
                 self.die(index, "a write failed");
                 return Ok(());
             }
-        }
-        if let Some(Lie { fault, from: told @ None }) = &mut node.lie
-            && process.log.disk().has_lied()
-        {
-            *told = Some(from);
-            self.met.insert(fault.name());
         }
         process.writing_from = from;
         process.syncing = Some(process.appended);
