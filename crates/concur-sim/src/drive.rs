@@ -99,7 +99,7 @@ impl World<'_> {
             syncing: None,
             writing_from,
             checkpoint_at,
-            checkpoints_bytes: [checkpoint_bytes; 2],
+            checkpoints_bytes: [checkpoint_bytes; 3],
             engine: VecDeque::new(),
             tokens: BTreeMap::new(),
             token_next: 0,
@@ -482,7 +482,8 @@ impl World<'_> {
             process.checkpoint_at = process.log.written().0;
             let records = process.replica.checkpoint();
             let bytes = records.iter().map(|record| record.len() as u64 + 64).sum();
-            process.checkpoints_bytes = [process.checkpoints_bytes[1], bytes];
+            let [_, last, next] = process.checkpoints_bytes;
+            process.checkpoints_bytes = [last, next, bytes];
             process.log.checkpoint(GROUP, records);
             self.met.insert("log checkpoint");
         }

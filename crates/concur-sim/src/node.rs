@@ -115,9 +115,9 @@ pub(crate) struct Process {
     pub(crate) writing_from: u64,
     /// Where the last checkpoint begins.
     pub(crate) checkpoint_at: u64,
-    /// How large the last two are: what was kept then may have been forgotten since, and the one before the last goes when the
+    /// How large the last three are: what was kept then may have been forgotten since, and the one before the last goes when the
     /// next write is durable.
-    pub(crate) checkpoints_bytes: [u64; 2],
+    pub(crate) checkpoints_bytes: [u64; 3],
     pub(crate) engine: VecDeque<Job>,
     /// Requests that wait for a reply.
     pub(crate) tokens: BTreeMap<u64, Asked>,

@@ -516,8 +516,11 @@ impl<'a> World<'a> {
         let tuning = &self.schedule.tuning;
         for (index, process) in self.nodes.iter().enumerate().filter_map(|(index, node)| Some((index, node.process.as_ref()?))) {
             let checkpoint: u64 = process.replica.checkpoint().iter().map(|record| record.len() as u64 + 64).sum();
-            // What grows until the next checkpoint, that checkpoint beside the last one, and the ends of segments.
-            let kept: u64 = process.checkpoints_bytes.iter().map(|&bytes| bytes.max(checkpoint)).sum();
+            // What grows until the next checkpoint, that checkpoint beside the last one, and the ends of segments. One that is larger
+            // than what may grow is followed by the next at once, before the one ahead of it is given up.
+            let [earlier, last, next] = process.checkpoints_bytes;
+            let earlier = if last > tuning.checkpoint_bytes { earlier } else { 0 };
+            let kept = earlier + last.max(checkpoint) + next.max(checkpoint);
             let most = 2 * tuning.checkpoint_bytes + kept + 8 * tuning.segment_bytes;
             if process.log.bytes_in_use() > most {
                 let used = process.log.bytes_in_use();
