@@ -11,7 +11,8 @@ pub(crate) const HEARTBEAT: Duration = Duration::from_millis(100);
 pub(crate) trait Cast: Protocol<Record: PartialEq> {
     /// How long silence lasts before somebody takes over.
     const ELECTION: Duration = Duration::from_millis(1000);
-    /// Whether a checkpoint, being durable, settles what a replica only waits to have on disk, so that the one after it says more.
+    /// Whether a checkpoint, being durable, settles what a replica only waits to have on disk, and what it settles by starting, so that
+    /// the two after it say more.
     const CHECKPOINT_SETTLES: bool = false;
 
     /// What a read that comes now must cover.

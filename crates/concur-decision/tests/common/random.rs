@@ -51,7 +51,15 @@ struct Chaos<P: Cast> {
     reads: u64,
     /// Who was told to stop.
     left: BTreeSet<usize>,
+    /// Some of what was sent, if it arrives again long after.
+    old: Option<Vec<Wire<P>>>,
 }
+
+/// A message, from whom, and to whom.
+type Wire<P> = (ReplicaId, ReplicaId, <P as Protocol>::Message);
+
+/// How much of what was sent is kept to arrive again.
+const OLD_MAX: usize = 128;
 
 impl<P: Cast> Chaos<P> {
     fn new(seed: u64) -> Self {
@@ -72,7 +80,8 @@ impl<P: Cast> Chaos<P> {
         let mut world = World::new(setup);
         world.nodes.iter_mut().for_each(|node| node.quick_disk = rng.chance(300_000));
         let faults_ppm = [50_000, 50_000, 150_000][rng.below(3) as usize];
-        Self { world, rng, faults_ppm, submitted: 0, reads: 0, left: BTreeSet::new() }
+        let old = rng.chance(500_000).then(Vec::new);
+        Self { world, rng, faults_ppm, submitted: 0, reads: 0, left: BTreeSet::new(), old }
     }
 
     fn anybody(&mut self) -> usize {
@@ -102,7 +111,8 @@ impl<P: Cast> Chaos<P> {
         match self.rng.below(100) {
             0..20 => self.crash(i),
             20..45 => self.restart(i),
-            45..51 => drop(self.world.cut.insert((r(i), r(j)))),
+            45..51 if i != j => drop(self.world.cut.insert((r(i), r(j)))),
+            45..51 => {}
             51..58 => self.world.isolate(&[i]),
             58..72 => self.world.cut.clear(),
             72..87 => self.world.input(i, Input::Peer(r(j), if self.rng.chance(500_000) { Health::Down } else { Health::Up })),
@@ -111,21 +121,40 @@ impl<P: Cast> Chaos<P> {
         }
     }
 
-    /// A message, usually the oldest; now and then any, twice, or never.
+    /// A message, usually the oldest; now and then any, twice, or never. What a replica says to itself arrives, once.
     fn deliver(&mut self) {
         if self.world.wires.is_empty() {
             return self.pass_time();
         }
         let any = self.rng.below(self.world.wires.len() as u64) as usize;
+        self.deliver_old(any);
+        let (from, to, _) = self.world.wires[any];
         match self.rng.below(100) {
             0..65 => self.world.deliver(0),
-            65..90 => self.world.deliver(any),
-            90..95 => {
+            90..95 if from != to => {
                 let again = self.world.wires[any].clone();
                 self.world.wires.push(again);
                 self.world.deliver(any);
             }
-            _ => drop(self.world.wires.remove(any)),
+            95.. if from != to => drop(self.world.wires.remove(any)),
+            _ => self.world.deliver(any),
+        }
+    }
+
+    /// Keeps one that is on its way; and now and then one that was kept arrives: an answer to an earlier attempt, say.
+    fn deliver_old(&mut self, any: usize) {
+        let Some(old) = &mut self.old else { return };
+        let kept = self.world.wires[any].clone();
+        if kept.0 != kept.1 {
+            if old.len() < OLD_MAX {
+                old.push(kept);
+            } else {
+                old[self.rng.below(OLD_MAX as u64) as usize] = kept;
+            }
+        }
+        if !old.is_empty() && self.rng.chance(150_000) {
+            let (from, to, message) = old[self.rng.below(old.len() as u64) as usize].clone();
+            self.world.receive(from, to, &message);
         }
     }
 
@@ -215,9 +244,16 @@ impl<P: Cast> Chaos<P> {
         }
     }
 
+    /// Where that can be: at whoever leads, or where a refusal says.
     fn propose(&mut self, origin: usize, number: u64) {
         let at = self.proposer().unwrap_or(origin);
         self.world.input(at, Input::Submit(batch(origin, number)));
+        if let Some(&(refused, Refusal::Redirect(Some(to)))) = self.world.nodes[at].refused.last()
+            && refused == id(origin, number)
+        {
+            self.world.nodes[at].refused.pop();
+            self.world.input(usize::from(to.0), Input::Submit(batch(origin, number)));
+        }
     }
 
     /// Everybody proposes once more; what is refused is proposed again once, where the refusal says.
