@@ -1,5 +1,5 @@
-//! Random schedules: messages in any order, lost and doubled, slow disks, crashes, cut links, wrong hints, checkpoints, state
-//! fetched. The world checks safety at every step. When the faults stop, everybody must come to the same end, reads are answered,
+//! Random schedules: messages in any order, lost, doubled, and again long after, slow disks, crashes, cut links, wrong hints,
+//! checkpoints, state fetched. The world checks safety at every step. When the faults stop, everybody must come to the same end, reads are answered,
 //! and whatever anybody proposes last is decided; where nobody leads, who would show that it lives, nothing goes on after that.
 
 use super::{Cast, Setup, World, batch, id, r};
